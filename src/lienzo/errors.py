@@ -1,0 +1,117 @@
+"""Every error that lienzo raises on purpose.
+
+    LienzoError
+    ├── InputError(ValueError)      what the user asked for cannot be done as asked; the command line exits with 2
+    │   ├── RequestError            a field of the request: size, steps, guidance, prompt ...
+    │   ├── ImageError              an input picture that cannot be read or used
+    │   ├── ConfigError             a configuration file: unknown key, unsupported value
+    │   ├── MetadataError           a picture without (or with damaged) lienzo metadata
+    │   └── MissingExtraError       the feature needs an optional dependency
+    ├── WeightsError                a model that cannot be loaded
+    │   ├── ModelNotFoundError      no such folder, file or hub id (or the network is off)
+    │   ├── FormatError             a damaged, lying or unknown file
+    │   ├── UnsafePickleError       a pickle that asks for more than tensors; nothing of it was run
+    │   └── KeysError               missing, unexpected or wrongly shaped tensors, all of them listed
+    ├── OutputError                 the picture could not be written
+    └── NonFiniteError              NaN or infinity appeared while a picture was made
+"""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+
+class LienzoError(Exception):
+    """Base of all errors raised on purpose by lienzo."""
+
+
+class InputError(LienzoError, ValueError):
+    """The user asked for something that cannot be done as asked."""
+
+
+class RequestError(InputError):
+    """A request with a value that is not allowed."""
+
+
+class ImageError(InputError):
+    """An input picture that cannot be read or used."""
+
+
+class ConfigError(InputError):
+    """A configuration with an unknown key or an unsupported value."""
+
+
+class MetadataError(InputError):
+    """A picture without lienzo metadata, or with damaged metadata."""
+
+
+class MissingExtraError(InputError):
+    """A feature whose optional dependency is not installed."""
+
+
+class WeightsError(LienzoError):
+    """A model that cannot be loaded."""
+
+
+class ModelNotFoundError(WeightsError):
+    """No model of that name, or no network to fetch it."""
+
+
+class FormatError(WeightsError):
+    """A file that is damaged, lies about its contents, or is of no known format."""
+
+
+class UnsafePickleError(WeightsError):
+    """A pickle that asks for more than tensors. Nothing of it was run."""
+
+
+class KeysError(WeightsError):
+    """A state dict that does not fit its network; lists every difference.
+
+    Attributes:
+        missing: names the network has and the file lacks.
+        unexpected: names the file has and the network lacks.
+        wrong_shape: name -> (shape in the file, shape in the network).
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        missing: Iterable[str] = (),
+        unexpected: Iterable[str] = (),
+        wrong_shape: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] | None = None,
+    ) -> None:
+        self.missing = tuple(sorted(missing))
+        self.unexpected = tuple(sorted(unexpected))
+        self.wrong_shape = dict(wrong_shape or {})
+        lines = [f"{what}: the tensors do not fit the network."]
+        lines += _listed("missing", self.missing)
+        lines += _listed("unexpected", self.unexpected)
+        lines += _listed(
+            "wrong shape",
+            tuple(f"{k}: got {list(got)}, expected {list(want)}" for k, (got, want) in sorted(self.wrong_shape.items())),
+        )
+        super().__init__("\n".join(lines))
+
+
+class OutputError(LienzoError):
+    """The picture could not be written (no permission, no space, no such folder)."""
+
+
+class NonFiniteError(LienzoError):
+    """NaN or infinity appeared while a picture was made; no picture is returned."""
+
+
+def nearest(got: str, allowed: Iterable[str]) -> str:
+    """A sentence that offers the nearest allowed names, then all of them."""
+    names = sorted(allowed)
+    close = get_close_matches(got, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}Allowed: {', '.join(names)}."
+
+
+def _listed(title: str, names: tuple[str, ...], most: int = 20) -> list[str]:
+    if not names:
+        return []
+    rest = [f"    ... and {len(names) - most} more"] if len(names) > most else []
+    return [f"  {title} ({len(names)}):", *(f"    {name}" for name in names[:most]), *rest]
