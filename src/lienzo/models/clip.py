@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lienzo.errors import ConfigError, nearest
-from lienzo.models.config import NetworkConfig
+from lienzo.config import Config
 from lienzo.nn.attention import attend
 
 
@@ -25,7 +25,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gel
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig(NetworkConfig):
+class TextConfig(Config):
     """Shape of a text encoder; field names of transformers' CLIPTextConfig, defaults of SD 1.x.
 
     Attributes:

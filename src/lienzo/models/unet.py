@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lienzo.errors import ConfigError
-from lienzo.models.config import NetworkConfig
+from lienzo.config import Config
 from lienzo.nn.attention import attend
 from lienzo.nn.blocks import Downsample, ResBlock, Upsample, group_norm, norm_silu
 
@@ -22,7 +22,7 @@ UP_BLOCKS = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetConfig(NetworkConfig):
+class UNetConfig(Config):
     """Shape of a U-Net; field names of diffusers' UNet2DConditionModel, defaults of SD 1.x.
 
     Attributes:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lienzo.errors import ConfigError
-from lienzo.models.config import NetworkConfig
+from lienzo.config import Config
 from lienzo.nn.attention import attend
 from lienzo.nn.blocks import Downsample, ResBlock, Upsample, group_norm, norm_silu
 
@@ -20,7 +20,7 @@ EPS = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEConfig(NetworkConfig):
+class VAEConfig(Config):
     """Shape of a VAE; field names of diffusers' AutoencoderKL.
 
     Attributes:

@@ -1,6 +1,6 @@
-"""Network configurations as they are published: frozen dataclasses read strictly from JSON.
+"""Configurations as they are published: frozen dataclasses read strictly from JSON.
 
-A published `config.json` carries three kinds of keys: those that a network here uses (the dataclass's fields), those
+A published `config.json` carries three kinds of keys: those that are used here (the dataclass's fields), those
 that other networks of the same family use and that must then hold their neutral value (`NEUTRAL`), and bookkeeping
 (`IGNORED`). Anything else raises: an option that would be ignored would make a different picture silently.
 """
@@ -12,13 +12,13 @@ from typing import Any, ClassVar, Self
 from lienzo.errors import ConfigError
 
 
-class NetworkConfig:
-    """Base of the network configurations; subclasses are frozen, keyword-only dataclasses."""
+class Config:
+    """Base of all configurations; subclasses are frozen, keyword-only dataclasses."""
 
     NEUTRAL: ClassVar[Mapping[str, Any]] = {}
-    """Published options that the network does not have -> the only value that means "not used"."""
+    """Published options that are not supported -> the only value that means "not used"."""
     IGNORED: ClassVar[frozenset[str]] = frozenset()
-    """Published keys that do not change what the network computes."""
+    """Published keys that do not change what is computed."""
     HEADER: ClassVar[Mapping[str, Any]] = {}
     """Keys that other tools want to find when they read what `to_dict` wrote."""
 
@@ -27,7 +27,7 @@ class NetworkConfig:
         """Read a published configuration.
 
         Raises:
-            ConfigError: an unknown key, or a known option with a value that lienzo's networks do not have.
+            ConfigError: an unknown key, or a known option with a value that is not supported.
         """
         names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         known: dict[str, Any] = {}
@@ -40,7 +40,7 @@ class NetworkConfig:
                 if any(v != cls.NEUTRAL[key] and v not in (None, False) for v in values):
                     raise ConfigError(
                         f"{cls.__name__}: {key}={value!r} is not supported; only {cls.NEUTRAL[key]!r} is. "
-                        "This model needs a network that lienzo does not have."
+                        "This model needs something that lienzo does not have."
                     )
             elif key not in cls.IGNORED and not key.startswith("_"):
                 raise ConfigError(f"{cls.__name__}: unknown key {key!r} (value {value!r}). Known: {', '.join(sorted(names))}.")

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: noise schedules, grids, predictions, guidance, samplers and losses. Knows no network."""
