@@ -1,0 +1,96 @@
+"""Step functions: pure functions of (model, batch, generator)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from lienzo.diffusion.prediction import target
+from lienzo.diffusion.schedule import Prediction, Schedule
+from lienzo.models.clip import TextEncoder
+from lienzo.models.unet import UNet
+from lienzo.models.vae import VAE
+
+KL_WEIGHT = 1e-6
+
+
+def vae_loss(vae: VAE, pictures: Tensor, generator: Generator) -> Tensor:
+    """Reconstruction plus a small KL penalty (arXiv:2112.10752, section 3.1, but no perceptual or adversarial terms).
+
+    Absolute differences of colours and of their gradients: the second punishes soft edges, which the first hardly sees.
+
+    Args:
+        pictures: (B, 3, H, W) in [-1, 1].
+    """
+    posterior = vae.encode(pictures)
+    noise = torch.randn(posterior.mean.shape, generator=generator)
+    decoded = vae.decode(posterior.sample(noise))
+    colours = (decoded - pictures).abs().mean()
+    edges = torch.stack([torch.diff(decoded - pictures, dim=axis).abs().mean() for axis in (2, 3)]).sum()
+    return colours + edges + KL_WEIGHT * posterior.kl().mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedLatents:
+    """A batch to learn to draw from.
+
+    Attributes:
+        latents: (B, C, h, w), scaled to about unit variance.
+        ids: (B, L) token ids of the captions, int64.
+    """
+
+    latents: Tensor
+    ids: Tensor
+
+
+class Conditioned(nn.Module):
+    """A text encoder and a U-Net that learn together."""
+
+    def __init__(self, text_encoder: TextEncoder, unet: UNet) -> None:
+        super().__init__()
+        self.text_encoder, self.unet = text_encoder, unet
+
+    def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+        """(B, C, h, w), (B,), (B, L) -> (B, C, h, w)."""
+        return self.unet(x, t, self.text_encoder(ids))  # type: ignore[no-any-return]
+
+
+def diffusion_loss(
+    schedule: Schedule, *, empty: Tensor, dropout: float = 0.1, gamma: float = 5.0
+) -> Callable[[Conditioned, CaptionedLatents, Generator], Tensor]:
+    """The step function of a text-to-image model: the weighted squared error of what the network predicts.
+
+    Args:
+        schedule: says how noisy every timestep is and what the network predicts.
+        empty: (L,) token ids of the empty caption, at least as many as a batch's captions have.
+        dropout: part of the captions that are replaced by it, so that the model learns to draw without one
+            (arXiv:2207.12598, algorithm 1).
+        gamma: of the min-SNR weighting (arXiv:2303.09556, section 3.4).
+    """
+
+    def loss(model: Conditioned, batch: CaptionedLatents, generator: Generator) -> Tensor:
+        x0 = batch.latents
+        size = len(x0)
+        noise = torch.randn(x0.shape, generator=generator)
+        # one timestep from each of B equal parts of the schedule: the same distribution, less variance
+        part = (torch.arange(size) + torch.rand(size, generator=generator)) / size
+        t = (part * len(schedule.sigmas)).long()
+        dropped = torch.rand(size, generator=generator) < dropout
+        ids = torch.where(dropped[:, None], empty[: batch.ids.shape[1]], batch.ids)
+        sigma = torch.tensor(schedule.sigmas)[t]
+        wanted = target(x0, noise, sigma[:, None, None, None], schedule.prediction_type)
+        error = (model(schedule.q_sample(x0, noise, t), t.float(), ids) - wanted).square().mean((1, 2, 3))
+        return (min_snr(sigma, gamma, schedule.prediction_type) * error).mean()
+
+    return loss
+
+
+def min_snr(sigma: Tensor, gamma: float, kind: Prediction) -> Tensor:
+    """Weights of the squared error of what the network predicts (arXiv:2303.09556, section 3.4).
+
+    They are min(snr, gamma) for an error of x0, and that over snr for one of the noise, over snr + 1 for one of v.
+    """
+    snr = 1 / sigma.square()
+    per = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[kind]
+    return snr.clamp(max=gamma) / per
