@@ -60,8 +60,7 @@ def draw(bundle: Bundle, texts: Sequence[str], *, seed: int = 0, size: int = 64)
         noise = [torch.randn(4, cells, cells, generator=torch.Generator().manual_seed(one)) for one in seeds]
         x = torch.stack(noise) * grid.start
         denoise = denoiser(predict, bundle.schedule.prediction_type)
-        for latents, _ in sampler.walk(denoise, x, grid.steps, _no_noise, **sampler.options):
-            pass
+        latents = [x for x, _ in sampler.walk(denoise, x, grid.steps, _no_noise, **sampler.options)][-1]
         decoded = bundle.vae.decode(bundle.vae.from_latents(latents)).clamp(-1, 1)
         for picture in ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy():
             yield Image.fromarray(picture)

@@ -101,13 +101,17 @@ def _vae(work: Path, recipe: Recipe) -> VAE:
     torch.manual_seed(0)
     vae = VAE(recipe.vae).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rng = np.random.default_rng(1)
-    pool = torch.stack([pixels(sample_scene(rng)) for _ in range(recipe.vae_pictures)])
+    scenes = [sample_scene(rng) for _ in range(recipe.vae_pictures)]
+    pool = torch.stack([pixels(scene) for scene in scenes])
 
     def batch(generator: Generator) -> Tensor:
-        chosen = torch.randint(len(pool), (recipe.vae_batch,), generator=generator).tolist()
-        # corners in steps of 4, half a latent cell: shapes meet the grid of cells in more than one way
-        corners = torch.randint((SIDE - CROP) // 4 + 1, (recipe.vae_batch, 2), generator=generator).mul(4).tolist()
-        crops = [pool[i, :, y : y + CROP, x : x + CROP] for i, (y, x) in zip(chosen, corners, strict=True)]
+        chosen = torch.randint(len(pool), (recipe.vae_batch, 2), generator=generator).tolist()
+        jitter = torch.randint(-24, 25, (recipe.vae_batch, 2), generator=generator).tolist()
+        crops = []
+        for (index, which), (dx, dy) in zip(chosen, jitter, strict=True):
+            thing = scenes[index].things[which % len(scenes[index].things)]
+            left, top = _corner(thing.x, dx), _corner(thing.y, dy)
+            crops.append(pool[index, :, top : top + CROP, left : left + CROP])
         return signed(torch.stack(crops)).contiguous(memory_format=torch.channels_last)
 
     config = TrainConfig(
@@ -115,6 +119,11 @@ def _vae(work: Path, recipe: Recipe) -> VAE:
     )
     train(vae, vae_loss, batch, config, work / "vae").copy_to(vae)
     return centred(vae.requires_grad_(False), signed(pool[:512]))
+
+
+def _corner(centre: float, jitter: int) -> int:
+    """Where a crop around a thing begins: a crop without edges would teach little."""
+    return min(max(int(centre * SIDE) - CROP // 2 + jitter, 0), SIDE - CROP)
 
 
 def pixels(scene: Scene) -> Tensor:

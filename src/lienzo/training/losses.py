@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from lienzo.diffusion.prediction import target
-from lienzo.diffusion.schedule import Prediction, Schedule
+from lienzo.diffusion.loss import denoising_loss
+from lienzo.diffusion.schedule import Schedule
 from lienzo.models.clip import TextEncoder
 from lienzo.models.unet import UNet
 from lienzo.models.vae import VAE
@@ -51,10 +51,6 @@ class Conditioned(nn.Module):
         super().__init__()
         self.text_encoder, self.unet = text_encoder, unet
 
-    def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
-        """(B, C, h, w), (B,), (B, L) -> (B, C, h, w)."""
-        return self.unet(x, t, self.text_encoder(ids))  # type: ignore[no-any-return]
-
 
 def diffusion_loss(
     schedule: Schedule, *, empty: Tensor, dropout: float = 0.1, gamma: float = 5.0
@@ -78,19 +74,11 @@ def diffusion_loss(
         t = (part * len(schedule.sigmas)).long()
         dropped = torch.rand(size, generator=generator) < dropout
         ids = torch.where(dropped[:, None], empty[: batch.ids.shape[1]], batch.ids)
-        sigma = torch.tensor(schedule.sigmas)[t]
-        wanted = target(x0, noise, sigma[:, None, None, None], schedule.prediction_type)
-        error = (model(schedule.q_sample(x0, noise, t), t.float(), ids) - wanted).square().mean((1, 2, 3))
-        return (min_snr(sigma, gamma, schedule.prediction_type) * error).mean()
+        context = model.text_encoder(ids)
+
+        def network(x: Tensor, t: Tensor) -> Tensor:
+            return model.unet(x, t, context)  # type: ignore[no-any-return]
+
+        return denoising_loss(network, x0, noise, t, schedule, min_snr_gamma=gamma)
 
     return loss
-
-
-def min_snr(sigma: Tensor, gamma: float, kind: Prediction) -> Tensor:
-    """Weights of the squared error of what the network predicts (arXiv:2303.09556, section 3.4).
-
-    They are min(snr, gamma) for an error of x0, and that over snr for one of the noise, over snr + 1 for one of v.
-    """
-    snr = 1 / sigma.square()
-    per = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[kind]
-    return snr.clamp(max=gamma) / per
