@@ -1,0 +1,68 @@
+"""A whole model: everything that a picture is a function of, besides the request."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lienzo.diffusion.schedule import Schedule
+from lienzo.models.clip import TextEncoder
+from lienzo.models.tokenizer import Tokenizer
+from lienzo.models.unet import UNet
+from lienzo.models.vae import VAE
+
+COMPONENTS = ("text_encoder", "unet", "vae")
+StateDicts = Mapping[str, Mapping[str, Tensor]]
+"""Component -> its network's state dict."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """Tokenizer, networks and noise schedule. Shared by threads; no request state ever lives on it.
+
+    Attributes:
+        name: what the user asked for: a folder's or file's name, or a hub id.
+        family: "sd1", "sd2", or another generation's name.
+        notes: what is worth knowing about how it was loaded: guesses, parts left out, the hub's revision.
+        weights: gives the tensors as they are in the file, before any cast; None: the networks' own.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    text_encoder: TextEncoder
+    unet: UNet
+    vae: VAE
+    schedule: Schedule
+    family: str = "sd1"
+    notes: tuple[str, ...] = ()
+    weights: Callable[[], StateDicts] | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the weights as published (see `weights_digest`); computed on first use: it reads every byte."""
+        return weights_digest(self.weights() if self.weights is not None else self.state_dicts())
+
+    def state_dicts(self) -> dict[str, dict[str, Tensor]]:
+        """The networks' tensors, by component."""
+        return {name: dict(getattr(self, name).state_dict()) for name in COMPONENTS}
+
+
+def weights_digest(parts: StateDicts) -> str:
+    """SHA-256 in hex that identifies weights whatever file layout they came in.
+
+    Over the components in `COMPONENTS`' order: the component's name, then for every tensor, sorted by key, its key,
+    dtype, shape and little-endian bytes. A cast to another dtype is another model and has another digest.
+    """
+    total = hashlib.sha256(b"lienzo weights 1\n")
+    for part in COMPONENTS:
+        one = hashlib.sha256()
+        for key, tensor in sorted(parts[part].items()):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            one.update(f"{key} {dtype} {','.join(map(str, tensor.shape))}\n".encode())
+            # numpy has no bfloat16, so the bytes are taken as such; a memory-mapped tensor is hashed without a copy
+            one.update(memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy()))
+        total.update(f"{part} {one.hexdigest()}\n".encode())
+    return total.hexdigest()

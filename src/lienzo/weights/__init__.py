@@ -1,0 +1,279 @@
+"""Models on disk: opening, checking, converting and describing them. Loading never runs code.
+
+`load` takes the embedded model, a diffusers folder, an original single file or a hub id, told apart by what they are:
+
+    bundle = load("path/to/folder")
+    bundle = load("model.safetensors", tokenizer="path/to/tokenizer")
+    convert("path/to/folder", "model.safetensors")
+    print(inspect("model.safetensors").digest)
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lienzo.errors import FormatError, ModelNotFoundError, RequestError, nearest
+from lienzo.models.bundle import COMPONENTS, Bundle, weights_digest
+from lienzo.weights import hub
+from lienzo.weights.folder import INDEX, open_folder
+from lienzo.weights.hub import Found
+from lienzo.weights.model import Model
+from lienzo.weights.save import save
+from lienzo.weights.single_file import load_tokenizer, open_single_file
+
+EMBEDDED = "boceto"
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+__all__ = ["EMBEDDED", "Found", "ModelReport", "convert", "find_models", "inspect", "load", "open_model", "save"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReport:
+    """What `lienzo inspect` tells about a model.
+
+    Attributes:
+        kind: the layout it came in.
+        parameters: component -> number of weights.
+        dtypes: component -> the dtypes of its tensors, joined by "+".
+        digest: SHA-256 of the weights, the same for every layout (see `lienzo.models.bundle.weights_digest`).
+        native_size: (width, height) in pixels that it was trained on.
+        odd: what is worth knowing: guesses, leftovers, weights that are not finite.
+    """
+
+    name: str
+    kind: str
+    family: str
+    prediction_type: str
+    inpainting: bool
+    parameters: Mapping[str, int]
+    dtypes: Mapping[str, str]
+    digest: str
+    native_size: tuple[int, int]
+    odd: tuple[str, ...]
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    variant: str | None = None,
+    offline: bool | None = None,
+    prediction_type: str | None = None,
+    ema: bool = False,
+    tokenizer: str | Path | None = None,
+    config: str | Path | None = None,
+) -> Bundle:
+    """Load a model.
+
+    Where nothing has to be cast or moved, the networks' weights *are* the memory-mapped file: loading costs nothing
+    until they are used. Do not change the file in place while the bundle lives (writers that rename, as `save` does, are fine).
+
+    Args:
+        model: "boceto" or None, the embedded model; a diffusers folder; a `.safetensors` or `.ckpt` file; a hub id
+            ("organisation/name").
+        dtype: "fp32", "fp16", "bf16" or a torch dtype. None: fp32 on the CPU, where half precision is slower; the
+            file's own elsewhere.
+        device: "cpu", "cuda", "cuda:1", "mps".
+        revision: branch, tag or commit of a hub id.
+        variant: "fp16" and the like, of a folder or hub id.
+        offline: never use the network. None: as the environment's LIENZO_OFFLINE or HF_HUB_OFFLINE say.
+        prediction_type: overrides the model's own: "epsilon", "v_prediction" or "sample".
+        ema: a single file's averaged weights.
+        tokenizer: a folder or hub id, instead of the model's own.
+        config: of a single file: a diffusers folder with its configurations, or its original `.yaml`.
+
+    Returns:
+        Networks in evaluation mode that need no gradients; `notes` says what is odd.
+
+    Raises:
+        WeightsError: no such model, or one that is damaged, unsafe or incomplete.
+        InputError: an option that does not apply, or a configuration that lienzo's networks do not have.
+
+    Warns:
+        UserWarning: a guess had to be made that can make the pictures wrong.
+    """
+    place, kind = _device(device), _dtype(dtype)
+    opened = open_model(
+        model,
+        revision=revision,
+        variant=variant,
+        offline=offline,
+        prediction_type=prediction_type,
+        ema=ema,
+        tokenizer=tokenizer,
+        config=config,
+    )
+    for warning in opened.warnings:
+        warnings.warn(f"{opened.name}: {warning}.", stacklevel=2)
+    return opened.build(dtype=kind, device=place)
+
+
+def open_model(
+    model: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    offline: bool | None = None,
+    prediction_type: str | None = None,
+    ema: bool = False,
+    tokenizer: str | Path | None = None,
+    config: str | Path | None = None,
+    with_tokenizer: bool = True,
+) -> Model:
+    """Open a model without building its networks: reads headers and configurations only. Arguments as for `load`."""
+    name, path, from_hub = _locate(model, revision=revision, variant=variant, offline=offline)
+    if revision is not None and not from_hub:
+        raise RequestError(f"revision={revision!r} applies to hub ids only; {name} is on this machine.")
+    if path.is_file():
+        if variant is not None:
+            raise RequestError(f"variant={variant!r} applies to folders and hub ids only; {name} is one file.")
+        return open_single_file(
+            path,
+            name=name,
+            prediction_type=prediction_type,
+            ema=ema,
+            tokenizer=tokenizer,
+            config=config,
+            offline=offline,
+            with_tokenizer=with_tokenizer,
+        )
+    for option, value in (("ema", ema or None), ("config", config)):
+        if value is not None:
+            raise RequestError(f"{option}={value!r} applies to single files only; {name} is a folder.")
+    opened = open_folder(path, name=name, variant=variant, with_tokenizer=with_tokenizer and tokenizer is None)
+    if tokenizer is not None and with_tokenizer:
+        opened = replace(opened, tokenizer=load_tokenizer(tokenizer, offline=offline))
+    if prediction_type is not None:
+        scheduler = replace(opened.configs.scheduler, prediction_type=prediction_type)  # type: ignore[arg-type]
+        opened = replace(opened, configs=replace(opened.configs, scheduler=scheduler))
+    return replace(opened, notes=(*opened.notes, f"revision {path.name}")) if from_hub else opened
+
+
+def convert(
+    model: str | Path | None,
+    out: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    overwrite: bool = False,
+    revision: str | None = None,
+    variant: str | None = None,
+    offline: bool | None = None,
+    prediction_type: str | None = None,
+    ema: bool = False,
+    tokenizer: str | Path | None = None,
+    config: str | Path | None = None,
+) -> Path:
+    """Write a model in the other layout, or in another dtype; without a dtype every weight keeps its bits.
+
+    Args:
+        out: a `.safetensors` file (its tokenizer goes into `<stem>.tokenizer` beside it) or a folder.
+        dtype, overwrite: see `save`; the others as for `load`.
+    """
+    opened = open_model(
+        model,
+        revision=revision,
+        variant=variant,
+        offline=offline,
+        prediction_type=prediction_type,
+        ema=ema,
+        tokenizer=tokenizer,
+        config=config,
+    )
+    for warning in opened.warnings:
+        warnings.warn(f"{opened.name}: {warning}.", stacklevel=2)
+    return save(opened, out, dtype=_dtype(dtype), overwrite=overwrite)
+
+
+def inspect(
+    model: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    offline: bool | None = None,
+    config: str | Path | None = None,
+) -> ModelReport:
+    """Describe a model. Every weight is read once, for the digest, but never more than one network's are held."""
+    opened = open_model(model, revision=revision, variant=variant, offline=offline, config=config, with_tokenizer=False)
+    odd = [*opened.warnings, *opened.notes]
+    dtypes = {}
+    for part in COMPONENTS:
+        values = opened.tensors[part]
+        dtypes[part] = "+".join(sorted({str(v.dtype).removeprefix("torch.") for v in values.values()}))
+        odd += [f"{part}: {key} holds NaN or infinity" for key, v in values.items() if not bool(v.isfinite().all())]
+    digest = weights_digest(opened.tensors)
+    for file in opened.files:
+        file.forget_pages()
+    configs = opened.configs
+    return ModelReport(
+        name=opened.name,
+        kind=opened.kind,
+        family=opened.family,
+        prediction_type=configs.scheduler.prediction_type,
+        inpainting=configs.unet.in_channels == 9,
+        parameters={part: sum(v.numel() for v in opened.tensors[part].values()) for part in COMPONENTS},
+        dtypes=dtypes,
+        digest=digest,
+        native_size=_native_size(opened),
+        odd=tuple(odd),
+    )
+
+
+def find_models(folders: tuple[str | Path, ...] = ()) -> list[Found]:
+    """Models at hand: the embedded one, the hub cache's, and those in `folders`."""
+    return hub.find_models(folders, embedded=_embedded())
+
+
+def _native_size(opened: Model) -> tuple[int, int]:
+    size, factor = opened.configs.unet.sample_size or 64, opened.configs.vae.factor
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return width * factor, height * factor
+
+
+def _locate(
+    model: str | Path | None, *, revision: str | None, variant: str | None, offline: bool | None
+) -> tuple[str, Path, bool]:
+    """(name, folder or file, whether it came from the hub)."""
+    if model is None or model == EMBEDDED:
+        if not (_embedded() / INDEX).is_file():
+            raise ModelNotFoundError("This installation lacks the embedded model. Reinstall lienzo, or name a model.")
+        return EMBEDDED, _embedded(), False
+    path = Path(model).expanduser()
+    if path.exists():
+        return path.resolve().name, path, False
+    if hub.HUB_ID.fullmatch(str(model)) and path.suffix not in (".safetensors", ".ckpt"):
+        return str(model), hub.fetch(str(model), revision=revision, variant=variant, offline=offline), True
+    if isinstance(model, str) and model.isidentifier():
+        raise ModelNotFoundError(
+            f"No model {model!r}: {nearest(model, [EMBEDDED])} Or give a folder, a file or a hub id."
+        )
+    raise ModelNotFoundError(f"No such folder or file: {model}. A hub id has the form organisation/name.")
+
+
+def _embedded() -> Path:
+    return Path(__file__).parents[1] / "assets" / EMBEDDED
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or dtype in DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    names = {**DTYPES, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if not isinstance(dtype, str) or dtype not in names:
+        raise RequestError(f"dtype={str(dtype)!r}: {nearest(str(dtype), DTYPES)}")
+    return names[dtype]
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(
+            f"device={str(device)!r} cannot be used here: {reason} Allowed: cpu, cuda, cuda:N, mps, if present."
+        ) from None
+    return place

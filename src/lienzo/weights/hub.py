@@ -1,0 +1,169 @@
+"""Models of the Hugging Face hub: fetched once, pinned to a revision, then read from the cache."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lienzo.errors import MissingExtraError, ModelNotFoundError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+PARTS = (
+    "model_index.json",
+    "scheduler/*.json",
+    "tokenizer/*",
+    "text_encoder/config.json",
+    "unet/config.json",
+    "vae/config.json",
+)
+WEIGHTS = ("text_encoder", "unet", "vae")
+SWITCHES = ("LIENZO_OFFLINE", "HF_HUB_OFFLINE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A model that can be loaded without a network.
+
+    Attributes:
+        name: what to give to `load`.
+        source: "embedded", "cache" or "disk".
+        size: bytes on disk.
+    """
+
+    name: str
+    source: str
+    path: Path
+    size: int
+
+
+def is_offline(offline: bool | None) -> bool:
+    """What was asked for, else what the environment's switches say."""
+    if offline is not None:
+        return offline
+    return any(os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON") for name in SWITCHES)
+
+
+def fetch(
+    repo: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    offline: bool | None = None,
+    only: Sequence[str] = (),
+) -> Path:
+    """The folder of a hub model, in the cache: fetched if need be, and only the files that `load` reads.
+
+    Args:
+        repo: "organisation/name".
+        revision: branch, tag or commit; the returned folder's name is the commit it stood for.
+        offline: never use the network; None: as LIENZO_OFFLINE or HF_HUB_OFFLINE say.
+        only: patterns of files instead of a whole model's.
+
+    Raises:
+        ModelNotFoundError: not cached and not to be had; says what to do.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import (
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+    except ImportError:
+        raise MissingExtraError('Hub models need huggingface_hub: pip install "lienzo[hub]".') from None
+
+    at = f"{repo}@{revision}" if revision else repo
+    try:
+        if is_offline(offline):
+            return Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        patterns = list(only)
+        if not only:
+            info = HfApi().model_info(repo, revision=revision)
+            names = [file.rfilename for file in info.siblings or ()]
+            patterns = [*PARTS, *_needed(names, variant)]
+            revision = info.sha or revision
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except LocalEntryNotFoundError:
+        raise ModelNotFoundError(
+            f"The hub model {at} is not in the cache and the network is switched off. Unset LIENZO_OFFLINE and HF_HUB_OFFLINE "
+            "to fetch it, or copy its folder here and give the folder's path."
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ModelNotFoundError(
+            f"The hub has no model {at}, or it is not open to you: {_first_line(error)} Check the name; for a gated model run "
+            "`hf auth login` first. A local folder or file is given by its path."
+        ) from None
+    except Exception as error:  # the transport's many errors: no route, no name service, timeout, proxy, HTTP 5xx
+        if (folder := cached(repo, revision)) is not None:
+            return folder
+        raise ModelNotFoundError(
+            f"The hub model {at} is not in the cache and the hub cannot be reached ({type(error).__name__}: {_first_line(error)}). "
+            "Check the network, or copy the model's folder here and give the folder's path."
+        ) from None
+
+
+def cached(repo: str, revision: str | None = None) -> Path | None:
+    """The folder of a cached hub model, or None."""
+    try:
+        return fetch(repo, revision=revision, offline=True)
+    except (ModelNotFoundError, MissingExtraError):
+        return None
+
+
+def find_models(folders: Iterable[str | Path] = (), *, embedded: Path | None = None) -> list[Found]:
+    """Models at hand: the embedded one, those in the hub cache, and those in `folders` (looked into, one level deep)."""
+    found = []
+    if embedded is not None and (embedded / "model_index.json").is_file():
+        found.append(Found(name=embedded.name, source="embedded", path=embedded, size=_size(embedded)))
+    found += _cached_models()
+    for folder in map(Path, folders):
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        for path in (folder, *inside):
+            if (path / "model_index.json").is_file() or (path.is_file() and path.suffix in (".safetensors", ".ckpt")):
+                found.append(Found(name=str(path), source="disk", path=path, size=_size(path)))
+    return found
+
+
+def _cached_models() -> list[Found]:
+    try:
+        from huggingface_hub import CacheNotFound, scan_cache_dir
+    except ImportError:
+        return []
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    found = []
+    for repo in sorted(repos, key=lambda r: r.repo_id):
+        newest = max(repo.revisions, key=lambda r: r.last_modified, default=None)
+        if repo.repo_type == "model" and newest is not None and (newest.snapshot_path / "model_index.json").is_file():
+            found.append(Found(name=repo.repo_id, source="cache", path=newest.snapshot_path, size=newest.size_on_disk))
+    return found
+
+
+def _needed(names: Sequence[str], variant: str | None) -> list[str]:
+    """The weights that `open_folder` would choose: of the variant if there are some, safetensors before pickles."""
+    needed = []
+    for part in WEIGHTS:
+        mine = [n for n in names if re.fullmatch(rf"{part}/(model|pytorch_model|diffusion_pytorch_model)[^/]*", n)]
+        for ext in ("safetensors", "bin"):
+            of_kind = [n for n in mine if f".{ext}" in n]
+            special = [n for n in of_kind if variant is not None and re.search(rf"\.{re.escape(variant)}[.-]", n)]
+            plain = [n for n in of_kind if re.fullmatch(rf"[^.]+\.{ext}(\.index\.json)?", n)]
+            chosen = special or plain or of_kind
+            if chosen:
+                needed += chosen
+                break
+    return needed
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(p.stat().st_size for p in files)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

@@ -1,0 +1,222 @@
+"""Writing models: a diffusers folder or one file in the original layout, safetensors only, whole or not at all.
+
+Everything is written under a temporary name beside its place, flushed to the disk and then renamed.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lienzo.errors import FormatError, OutputError
+from lienzo.models.bundle import COMPONENTS, Bundle
+from lienzo.models.tokenizer import Tokenizer
+from lienzo.weights.folder import INDEX
+from lienzo.weights.keymap import Rule, text_rules, unet_rules, vae_rules
+from lienzo.weights.model import Configs, Model
+from lienzo.weights.read import SAFETENSORS_DTYPES
+from lienzo.weights.single_file import METADATA, tokenizer_folder
+
+DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
+FILES = {
+    "text_encoder": "model.safetensors",
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+}
+
+
+def save(model: Bundle | Model, out: str | Path, *, dtype: torch.dtype | None = None, overwrite: bool = False) -> Path:
+    """Write a model: as one file where `out` ends in ".safetensors", else as a diffusers folder.
+
+    A single file holds no vocabulary, so its tokenizer is written as a folder `<stem>.tokenizer` beside it; the
+    configurations, which the original layout lacks too, go into the file's header.
+
+    Args:
+        dtype: cast the weights; None: as they are.
+        overwrite: replace what is there.
+
+    Returns:
+        `out`.
+
+    Raises:
+        OutputError: it exists, or cannot be written; nothing is left behind.
+        FormatError: another kind of file asked for, or weights that the dtype cannot hold.
+    """
+    out = Path(out)
+    if out.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        raise FormatError(f"{out}: pickles are not written. Name a .safetensors file or a folder.")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists already. Choose another name or allow overwriting.")
+    if isinstance(model, Bundle):
+        configs, tensors = bundle_configs(model), model.state_dicts()
+    else:
+        configs, tensors = model.configs, {part: dict(model.tensors[part]) for part in COMPONENTS}
+    if model.tokenizer is None:
+        raise ValueError(f"{model.name} was opened without its tokenizer.")
+    if out.suffix == ".safetensors":
+        _save_file(out, configs, tensors, model.tokenizer, dtype)
+    else:
+        _save_folder(out, configs, tensors, model.tokenizer, dtype)
+    return out
+
+
+def bundle_configs(bundle: Bundle) -> Configs:
+    """The configurations of a bundle's networks and schedule."""
+    return Configs(
+        text_encoder=bundle.text_encoder.config,
+        unet=bundle.unet.config,
+        vae=bundle.vae.config,
+        scheduler=bundle.schedule.config,
+    )
+
+
+def write_tensors(
+    path: Path,
+    shapes: Mapping[str, Tensor],
+    get: Callable[[str], Tensor],
+    *,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file, one tensor in memory at a time.
+
+    Args:
+        shapes: name -> a tensor of its shape and dtype, on the meta device say.
+        get: gives a tensor's values when its turn comes.
+        dtype: cast floating-point tensors.
+
+    Raises:
+        FormatError: a finite weight that `dtype` cannot hold.
+    """
+
+    def kind(tensor: Tensor) -> torch.dtype:
+        return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+
+    # wide dtypes first keeps every tensor aligned, as the reference writer does
+    order = sorted(shapes, key=lambda name: (-kind(shapes[name]).itemsize, name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    end = 0
+    for name in order:
+        tensor, begin = shapes[name], end
+        end += tensor.numel() * kind(tensor).itemsize
+        header[name] = {"dtype": DTYPE_NAMES[kind(tensor)], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            value = get(name).detach().cpu()
+            cast = value.to(kind(value)).contiguous()
+            if cast.dtype != value.dtype and bool((cast.isinf() & value.isfinite()).any()):
+                raise FormatError(f"{name!r} holds values beyond the range of {cast.dtype}; choose bf16 or fp32.")
+            # numpy has no bfloat16, so the bytes are taken as such
+            file.write(memoryview(cast.reshape(-1).view(torch.uint8).numpy()))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _save_file(
+    out: Path,
+    configs: Configs,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    tokenizer: Tokenizer,
+    dtype: torch.dtype | None,
+) -> None:
+    layout = "open_clip" if configs.text_encoder.hidden_act == "gelu" else "clip"
+    rules: dict[str, tuple[str, Rule]] = {
+        rule.theirs: (part, rule)
+        for part, some in (
+            ("text_encoder", text_rules(configs.text_encoder, layout)),  # type: ignore[arg-type]
+            ("unet", unet_rules(configs.unet)),
+            ("vae", vae_rules(configs.vae)),
+        )
+        for rule in some
+    }
+    shapes = {
+        name: rule.to_theirs({k: tensors[part][k].to("meta") for k in rule.ours})
+        for name, (part, rule) in rules.items()
+    }
+
+    def get(name: str) -> Tensor:
+        part, rule = rules[name]
+        return rule.to_theirs(tensors[part])
+
+    metadata = {METADATA: json.dumps(configs.to_dict(), sort_keys=True)}
+    with _placed(tokenizer_folder(out)) as folder, _placed(out) as path:
+        folder.mkdir()
+        tokenizer.save(folder)
+        write_tensors(path, shapes, get, dtype=dtype, metadata=metadata)
+
+
+def _save_folder(
+    out: Path,
+    configs: Configs,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    tokenizer: Tokenizer,
+    dtype: torch.dtype | None,
+) -> None:
+    with _placed(out) as folder:
+        for part in (*COMPONENTS, "scheduler", "tokenizer"):
+            (folder / part).mkdir(parents=True)
+        for part in COMPONENTS:
+            write_tensors(folder / part / FILES[part], tensors[part], tensors[part].__getitem__, dtype=dtype)
+        settings = configs.to_dict()
+        if dtype is not None:
+            settings["text_encoder"]["torch_dtype"] = str(dtype).removeprefix("torch.")
+        for part, content in settings.items():
+            name = "scheduler_config.json" if part == "scheduler" else "config.json"
+            _write_json(folder / part / name, content)
+        tokenizer.save(folder / "tokenizer")
+        _write_json(folder / INDEX, _index(configs))
+
+
+def _index(configs: Configs) -> dict[str, object]:
+    inpaint = configs.unet.in_channels == 9
+    return {
+        "_class_name": "StableDiffusionInpaintPipeline" if inpaint else "StableDiffusionPipeline",
+        "_diffusers_version": "0.20.0",  # the oldest whose readers know all that is written here
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", configs.scheduler.class_name],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _placed(out: Path) -> Iterator[Path]:
+    """A temporary path beside `out` that becomes `out` when the block ends well, and is removed when it does not.
+
+    Raises:
+        OutputError: no permission, no space, no such folder.
+    """
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.old")
+    try:
+        yield temporary
+        if out.is_dir():  # a rename replaces a file but no folder that holds something
+            out.rename(old)
+        temporary.rename(out)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror or error}. Nothing was left behind.") from None
+    finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        for leftover in (temporary, old):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
