@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from lienzo.errors import FormatError, ModelNotFoundError, RequestError, nearest
+from lienzo.errors import ModelNotFoundError, RequestError, nearest
 from lienzo.models.bundle import COMPONENTS, Bundle, weights_digest
 from lienzo.weights import hub
 from lienzo.weights.folder import INDEX, open_folder
@@ -71,7 +71,8 @@ def load(
     """Load a model.
 
     Where nothing has to be cast or moved, the networks' weights *are* the memory-mapped file: loading costs nothing
-    until they are used. Do not change the file in place while the bundle lives (writers that rename, as `save` does, are fine).
+    until they are used. Do not change the file in place while the bundle lives (writers that
+    rename, as `save` does, are fine).
 
     Args:
         model: "boceto" or None, the embedded model; a diffusers folder; a `.safetensors` or `.ckpt` file; a hub id
@@ -149,8 +150,7 @@ def open_model(
     if tokenizer is not None and with_tokenizer:
         opened = replace(opened, tokenizer=load_tokenizer(tokenizer, offline=offline))
     if prediction_type is not None:
-        scheduler = replace(opened.configs.scheduler, prediction_type=prediction_type)  # type: ignore[arg-type]
-        opened = replace(opened, configs=replace(opened.configs, scheduler=scheduler))
+        opened = replace(opened, configs=opened.configs.with_prediction(prediction_type))
     return replace(opened, notes=(*opened.notes, f"revision {path.name}")) if from_hub else opened
 
 

@@ -184,7 +184,7 @@ def current_text_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _current_vae_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """diffusers before 0.17 called the attention's layers query, key, value, proj_attn; some files have them as 1x1 convolutions."""
+    """diffusers before 0.17 called the attention's layers query, key, value, proj_attn; some files have 1x1 convolutions."""
     found = {}
     for key, value in tensors.items():
         if ".mid_block.attentions." in key:

@@ -88,19 +88,20 @@ def fetch(
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except LocalEntryNotFoundError:
         raise ModelNotFoundError(
-            f"The hub model {at} is not in the cache and the network is switched off. Unset LIENZO_OFFLINE and HF_HUB_OFFLINE "
-            "to fetch it, or copy its folder here and give the folder's path."
+            f"The hub model {at} is not in the cache and the network is switched off. Unset LIENZO_OFFLINE and "
+            "HF_HUB_OFFLINE to fetch it, or copy its folder here and give the folder's path."
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelNotFoundError(
-            f"The hub has no model {at}, or it is not open to you: {_first_line(error)} Check the name; for a gated model run "
-            "`hf auth login` first. A local folder or file is given by its path."
+            f"The hub has no model {at}, or it is not open to you: {_first_line(error)} Check the name; for a gated model "
+            "run `hf auth login` first. A local folder or file is given by its path."
         ) from None
     except Exception as error:  # the transport's many errors: no route, no name service, timeout, proxy, HTTP 5xx
         if (folder := cached(repo, revision)) is not None:
             return folder
         raise ModelNotFoundError(
-            f"The hub model {at} is not in the cache and the hub cannot be reached ({type(error).__name__}: {_first_line(error)}). "
+            f"The hub model {at} is not in the cache and the hub cannot be reached "
+            f"({type(error).__name__}: {_first_line(error)}). "
             "Check the network, or copy the model's folder here and give the folder's path."
         ) from None
 
@@ -114,7 +115,7 @@ def cached(repo: str, revision: str | None = None) -> Path | None:
 
 
 def find_models(folders: Iterable[str | Path] = (), *, embedded: Path | None = None) -> list[Found]:
-    """Models at hand: the embedded one, those in the hub cache, and those in `folders` (looked into, one level deep)."""
+    """Models at hand: the embedded one, those in the hub cache, and those in `folders`, which are looked into."""
     found = []
     if embedded is not None and (embedded / "model_index.json").is_file():
         found.append(Found(name=embedded.name, source="embedded", path=embedded, size=_size(embedded)))

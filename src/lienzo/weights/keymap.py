@@ -1,7 +1,7 @@
 """The one map between the original single-file layout (CompVis, Stability) and diffusers' keys, which are ours.
 
-`rules(...)` gives, from the configurations alone, a list of `Rule`: which keys of a network become which key of the file,
-and how the values change. Both directions are read off the same list, so they cannot disagree.
+`rules(...)` gives, from the configurations alone, a list of `Rule`: which keys of a network become which key of
+the file, and how the values change. Both directions are read off the same list, so they cannot disagree.
 """
 
 from collections.abc import Iterable, Mapping
@@ -96,7 +96,7 @@ def unet_rules(config: UNetConfig) -> list[Rule]:
         "conv_out": "out.2",
     }
     n = 1
-    for i, block in enumerate(config.down_block_types):
+    for i in range(len(config.down_block_types)):
         for j in range(config.layers_per_block):
             places[f"down_blocks.{i}.resnets.{j}"] = f"input_blocks.{n}.0"
             places[f"down_blocks.{i}.attentions.{j}"] = f"input_blocks.{n}.1"

@@ -1,7 +1,7 @@
 """A model on disk, opened but not built: configurations, memory-mapped tensors and what is odd about it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,8 +35,16 @@ class Configs:
             text_encoder=TextConfig.from_dict(data["text_encoder"]),
             unet=UNetConfig.from_dict(data["unet"]),
             vae=VAEConfig.from_dict(data["vae"]),
-            scheduler=ScheduleConfig.from_dict(data["scheduler"]),
+            scheduler=ScheduleConfig.from_dict(data["scheduler"]).for_latents(),
         )
+
+    def with_prediction(self, prediction_type: str) -> "Configs":
+        """The same networks, told to predict something else.
+
+        Raises:
+            ConfigError: no such prediction type.
+        """
+        return replace(self, scheduler=replace(self.scheduler, prediction_type=prediction_type))  # type: ignore[arg-type]
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks on the meta device: shapes without memory.
@@ -51,7 +59,8 @@ class Configs:
             )
         if self.vae.latent_channels != self.unet.out_channels:
             raise ConfigError(
-                f"The VAE has {self.vae.latent_channels} latent channels, but the U-Net predicts {self.unet.out_channels}."
+                f"The VAE has {self.vae.latent_channels} latent channels, but the U-Net predicts "
+                f"{self.unet.out_channels}."
             )
         with torch.device("meta"):
             return {"text_encoder": TextEncoder(self.text_encoder), "unet": UNet(self.unet), "vae": VAE(self.vae)}
@@ -84,8 +93,8 @@ class Model:
         text, most = self.configs.text_encoder, max(self.tokenizer.encode("").ids)
         if most >= text.vocab_size or self.tokenizer.max_length > text.max_position_embeddings:
             raise FormatError(
-                f"{self.name}: its tokenizer (ids up to {most}, {self.tokenizer.max_length} a prompt) does not fit its text encoder "
-                f"({text.vocab_size} ids, {text.max_position_embeddings} a prompt)."
+                f"{self.name}: its tokenizer (ids up to {most}, {self.tokenizer.max_length} a prompt) does not fit its "
+                f"text encoder ({text.vocab_size} ids, {text.max_position_embeddings} a prompt)."
             )
 
     @property
@@ -112,7 +121,9 @@ class Model:
             for file in self.files:
                 file.forget_pages()
         text_encoder, unet, vae = (networks[part] for part in COMPONENTS)
-        assert isinstance(text_encoder, TextEncoder) and isinstance(unet, UNet) and isinstance(vae, VAE)
+        assert isinstance(text_encoder, TextEncoder)
+        assert isinstance(unet, UNet)
+        assert isinstance(vae, VAE)
         return Bundle(
             name=self.name,
             tokenizer=self.tokenizer,

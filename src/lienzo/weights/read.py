@@ -1,7 +1,7 @@
-"""Files of tensors, opened by content and memory-mapped: safetensors, torch's zip and legacy checkpoints, sharded indexes.
+"""Files of tensors, opened by content and memory-mapped: safetensors, torch's zip and legacy checkpoints, shards.
 
-Nothing here runs what a file says. Pickles are read by `unpickle`, a small interpreter that can build containers, numbers,
-text and descriptions of tensors, and has no way to call anything.
+Nothing here runs what a file says. Pickles are read by `unpickle`, a small interpreter that can build containers,
+numbers, text and descriptions of tensors, and has no way to call anything.
 
 Tensors are views of the mapped file: opening reads the header only, pages come in when they are used. The mapping is
 private, so a write to such a tensor never reaches the file.
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lienzo.errors import FormatError, ModelNotFoundError, UnsafePickleError
+from lienzo.errors import FormatError, ModelNotFoundError
 from lienzo.weights.unpickle import Storage, TensorRef, unpickle
 
 SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = {
@@ -179,8 +179,8 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[torch.dtype, tuple[int, .
     needed = math.prod(shape) * dtype.itemsize
     if offsets[1] - offsets[0] != needed:
         raise FormatError(
-            f"{path}: the header lies: tensor {name!r} of shape {shape} and dtype {entry['dtype']} needs {needed} bytes, "
-            f"but its data_offsets {offsets} span {offsets[1] - offsets[0]}."
+            f"{path}: the header lies: tensor {name!r} of shape {shape} and dtype {entry['dtype']} needs {needed} "
+            f"bytes, but its data_offsets {offsets} span {offsets[1] - offsets[0]}."
         )
     return dtype, tuple(shape), offsets[0], offsets[1]
 
@@ -342,6 +342,3 @@ def _sharded(path: Path) -> Checkpoint:
     return Checkpoint(
         tensors=tensors, kind=f"{kinds}, {len(names)} shards", maps=tuple(m for s in shards.values() for m in s.maps)
     )
-
-
-__all__ = ["Checkpoint", "UnsafePickleError", "read"]

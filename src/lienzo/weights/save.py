@@ -116,7 +116,7 @@ def write_tensors(
             if cast.dtype != value.dtype and bool((cast.isinf() & value.isfinite()).any()):
                 raise FormatError(f"{name!r} holds values beyond the range of {cast.dtype}; choose bf16 or fp32.")
             # numpy has no bfloat16, so the bytes are taken as such
-            file.write(memoryview(cast.reshape(-1).view(torch.uint8).numpy()))
+            file.write(cast.reshape(-1).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -16,7 +16,7 @@ from lienzo.models.tokenizer import Tokenizer
 from lienzo.models.unet import UNetConfig
 from lienzo.models.vae import VAEConfig
 from lienzo.weights import hub
-from lienzo.weights.folder import read_configs
+from lienzo.weights.folder import INDEX, read_configs
 from lienzo.weights.keymap import (
     CLIP,
     OPEN_CLIP,
@@ -52,7 +52,7 @@ FOREIGN: Mapping[str, str] = {
     r"(model\.diffusion_model\.)?(double_blocks|single_blocks)\.": "Flux",
     r"control_model\.": "a ControlNet",
     r"lora_(unet|te)|.*\.lora[_.](up|down|A|B)\b": "a LoRA, which changes a model and is none",
-    r"(down_blocks|up_blocks|mid_block|conv_in)\.": "one network of a diffusers folder; give the folder that holds model_index.json",
+    r"(down_blocks|up_blocks|mid_block|conv_in)\.": "a diffusers folder's U-Net alone; give the folder",
     r"(encoder|decoder)\.(down|up|mid|conv)": "a VAE alone",
     r"text_model\.": "a text encoder alone",
 }
@@ -87,14 +87,14 @@ def open_single_file(
     """Open an original checkpoint.
 
     The sizes are read off the tensors. What tensors do not tell (attention heads, group sizes, prediction type, betas)
-    comes from `config`, else from the header that `save` writes, else from a `.yaml` of the same name beside the file,
-    else from the family's rule.
+    comes from `config`, else from the header that `save` writes, else from the diffusers folder that the file lies in (as
+    hub repositories have it), else from a `.yaml` of the same name beside the file, else from the family's rule.
 
     Args:
         prediction_type: overrides what was found.
         ema: take the averaged U-Net (`model_ema.*`) instead of the last one.
-        tokenizer: folder or hub id; None: a folder `<file's stem>.tokenizer` or `tokenizer` beside the file, `config`'s,
-            or that of a published model of the family from the hub or its cache.
+        tokenizer: folder or hub id; None: a folder `<file's stem>.tokenizer` or `tokenizer` beside the file,
+            `config`'s, or that of a published model of the family from the hub or its cache.
         config: a diffusers folder (its weights are not read), or an original `.yaml`.
 
     Raises:
@@ -158,7 +158,7 @@ def _with_text_model(key: str) -> str:
 
 
 def _averaged(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The averaged U-Net under the last one's names. The original drops the dots: `model_ema.diffusion_modelout0weight`."""
+    """The averaged U-Net under the last one's names. The original drops the dots in `model_ema.*`."""
     if not any(k.startswith(EMA) for k in tensors):
         raise FormatError(f"{path} holds no averaged (EMA) weights; load it with ema=False.")
     names = {k: EMA + k.removeprefix("model.").replace(".", "") for k in tensors if k.startswith(UNET)}
@@ -218,6 +218,9 @@ def _configs(
     elif METADATA in file.metadata:
         configs = _from_metadata(path, file.metadata[METADATA])
         notes.append("configurations from the file's own header")
+    elif (path.parent / INDEX).is_file():
+        configs = read_configs(path.parent)
+        notes.append("configurations from the diffusers folder that the file lies in")
     else:
         original = _read_yaml(yaml) if yaml else {}
         if yaml:
@@ -227,19 +230,19 @@ def _configs(
             configs.networks()
         except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
             raise ConfigError(
-                f"{path}: the networks' shape cannot be told from the tensors ({error}). Give config=FOLDER, a diffusers folder "
-                "with the config.json of every network."
+                f"{path}: the networks' shape cannot be told from the tensors ({error}). Give config=FOLDER, a "
+                "diffusers folder with the config.json of every network."
             ) from None
         configs, guess = _with_prediction(configs, file, tensors, known="parameterization" in original)
         if guess and prediction_type is None:
             warnings.append(guess)
         if not _published_sizes(configs):
             warnings.append(
-                "the networks have unpublished sizes: attention heads and norm groups were taken by the family's rule. If the "
-                "pictures are wrong, give config=FOLDER with the model's configurations"
+                "the networks have unpublished sizes: attention heads and norm groups were taken by the family's rule. "
+                "If the pictures are wrong, give config=FOLDER with the model's configurations"
             )
     if prediction_type is not None:
-        configs = replace(configs, scheduler=replace(configs.scheduler, prediction_type=prediction_type))  # type: ignore[arg-type]
+        configs = configs.with_prediction(prediction_type)
     return configs, notes, warnings
 
 
@@ -265,8 +268,8 @@ def _with_prediction(
     ):
         scheduler = replace(scheduler, prediction_type="v_prediction")
         guess = (
-            "the file does not tell whether this SD 2.x model predicts noise (512 base) or v (768); v_prediction was assumed. "
-            'If pictures are wrong, give prediction_type="epsilon"'
+            "the file does not tell whether this SD 2.x model predicts noise (512 base) or v (768); v_prediction was "
+            'assumed. If pictures are wrong, give prediction_type="epsilon"'
         )
     unet = configs.unet
     if scheduler.prediction_type == "v_prediction" and unet.use_linear_projection:
@@ -401,7 +404,7 @@ def _count(tensors: Mapping[str, Any], prefix: str) -> int:
 def _read_yaml(path: Path) -> dict[str, Any]:
     """`model.params` of an original configuration."""
     try:
-        import yaml
+        import yaml  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
         raise ConfigError(f"{path}: reading it needs PyYAML: pip install pyyaml; or give config=FOLDER.") from None
     try:
@@ -454,6 +457,6 @@ def _tokenizer(
         return load_tokenizer(TOKENIZERS[family][0], offline=offline)
     except (WeightsError, InputError) as error:
         raise ModelNotFoundError(
-            f"{path.name} needs a tokenizer, which single files do not hold: put a folder with vocab.json and merges.txt beside it as "
-            f"{tokenizer_folder(path).name!r} or 'tokenizer', or give tokenizer=FOLDER. From the hub: {error}"
+            f"{path.name} needs a tokenizer, which single files do not hold: put a folder with vocab.json and merges.txt "
+            f"beside it as {tokenizer_folder(path).name!r} or 'tokenizer', or give tokenizer=FOLDER. From the hub: {error}"
         ) from None

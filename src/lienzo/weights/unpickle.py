@@ -79,8 +79,7 @@ CONSTANTS: Mapping[str, Callable[[], Any]] = {
     "MARK": lambda: MARK,
 }
 LITERALS = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES "
-    "BINBYTES8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BYTEARRAY8".split()
+    ["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BYTEARRAY8"]
 )
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -134,7 +133,7 @@ class _Machine:
             raise FormatError(f"{self.where}: the pickle ends with {len(self.stack)} values instead of one.")
         return self.stack[0]
 
-    def step(self, name: str, argument: Any) -> None:  # noqa: C901 - one case an instruction reads best in one place
+    def step(self, name: str, argument: Any) -> None:
         stack = self.stack
         if name in LITERALS:
             stack.append(argument)
@@ -198,7 +197,8 @@ class _Machine:
             stack.append(self._storage(stack.pop()))
         elif name not in ("PROTO", "FRAME", "STOP"):
             raise UnsafePickleError(
-                f"{self.where}: the pickle holds the instruction {name}, which no file of weights needs. Nothing of it was run."
+                f"{self.where}: the pickle holds the instruction {name}, which no file of weights needs. "
+                "Nothing of it was run."
             )
 
     def _to_mark(self) -> list[Any]:
@@ -211,8 +211,8 @@ class _Machine:
         if name in KNOWN or name.startswith(INERT):
             return Global(name)
         raise UnsafePickleError(
-            f"{self.where}: the pickle asks for {name!r}, which is no tensor. Nothing of it was run. If you trust where the "
-            "file comes from, convert it to safetensors on a machine that you can spare."
+            f"{self.where}: the pickle asks for {name!r}, which is no tensor. Nothing of it was run. If you trust where "
+            "the file comes from, convert it to safetensors on a machine that you can spare."
         )
 
     def _described(self, function: Any, arguments: Any) -> Any:
@@ -237,7 +237,7 @@ class _Machine:
         return self.storages.setdefault(key, Storage(key, dtype))
 
 
-DTYPES = frozenset(f"torch.{n}" for n in "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split())
+DTYPES = frozenset(f"torch.{n}" for n in ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"])
 KNOWN = frozenset(
     {
         "torch._utils._rebuild_tensor",
