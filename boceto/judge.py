@@ -24,6 +24,9 @@ from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.models.bundle import Bundle
 from lienzo.weights import load
 
+Figures = dict[str, dict[str, Any]]
+"""Attribute -> how many were right, of how many, and the 95 % interval of that share."""
+
 STEPS, GUIDANCE, SAMPLER = 20, 3.0, "dpmpp_2m"
 
 
@@ -60,7 +63,7 @@ def draw(bundle: Bundle, texts: Sequence[str], *, seed: int = 0, size: int = 64)
         noise = [torch.randn(4, cells, cells, generator=torch.Generator().manual_seed(one)) for one in seeds]
         x = torch.stack(noise) * grid.start
         denoise = denoiser(predict, bundle.schedule.prediction_type)
-        latents = [x for x, _ in sampler.walk(denoise, x, grid.steps, _no_noise, **sampler.options)][-1]
+        latents = [step[0] for step in sampler.walk(denoise, x, grid.steps, _no_noise, **sampler.options)][-1]
         decoded = bundle.vae.decode(bundle.vae.from_latents(latents)).clamp(-1, 1)
         for picture in ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy():
             yield Image.fromarray(picture)
@@ -78,7 +81,7 @@ def wilson(right: int, of: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def figures(scores: Sequence[tuple[Scene, Caption, Score]]) -> dict[str, dict[str, Any]]:
+def figures(scores: Sequence[tuple[Scene, Caption, Score]]) -> Figures:
     """How often each attribute is right, with its interval; and everything right, by kind of scene and by language."""
     rows: dict[str, list[bool]] = {}
     for scene, caption, result in scores:
@@ -107,6 +110,15 @@ def sheet(pictures: Sequence[Image.Image], prompts: Sequence[str], columns: int 
     return page
 
 
+def judge(model: Path, count: int, seed: int = 0) -> tuple[Figures, Image.Image]:
+    """Draw `count` held-out prompts: the figures, and a sheet of the first 64."""
+    prompts = held_out_prompts(count, seed)
+    texts = [caption.text for _, caption in prompts]
+    pictures = list(draw(load(model), texts, seed=seed))
+    found = figures([(s, c, score(p, s)) for (s, c), p in zip(prompts, pictures, strict=True)])
+    return found, sheet(pictures[:64], texts[:64])
+
+
 def _wrapped(text: str, width: int) -> str:
     lines = [""]
     for word in text.split():
@@ -125,16 +137,13 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="write the figures here (JSON)")
     parser.add_argument("--sheet", type=Path, help="write the first 64 pictures here (PNG)")
     options = parser.parse_args()
-    prompts = held_out_prompts(options.count, options.seed)
-    texts = [caption.text for _, caption in prompts]
-    pictures = list(draw(load(options.model), texts, seed=options.seed))
-    found = figures([(s, c, score(p, s)) for (s, c), p in zip(prompts, pictures, strict=True)])
+    found, page = judge(options.model, options.count, options.seed)
     for name, row in found.items():
         print(f"{name:24} {row['right']:4} of {row['of']:4}  {row['right'] / row['of']:7.1%}  {row['interval']}")
     if options.figures:
         options.figures.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if options.sheet:
-        sheet(pictures[:64], texts[:64]).save(options.sheet)
+        page.save(options.sheet, optimize=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ TINY = Recipe(
     scenes=70,
     wordings=2,
     batch=4,
+    judged=3,
 )
 
 
@@ -41,6 +42,12 @@ def test_diffusers_loads_and_runs_the_folder(work: Path) -> None:
     image = pipe("a red circle", num_inference_steps=2, height=128, width=128).images[0]
     assert image.size == (128, 128)
     assert pipe.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_card_and_sheet_are_beside_the_weights(work: Path) -> None:
+    card = (work / "model" / "README.md").read_text()
+    assert "| everything | 3 |" in card and "{" not in card
+    assert (work / "model" / "sheet.png").stat().st_size > 1000
 
 
 def test_the_same_command_repeats_nothing_that_is_finished(work: Path) -> None:

@@ -92,7 +92,7 @@ def train(
         NonFiniteError: the loss became NaN or infinite; the checkpoints before it stay.
     """
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
     ema = EMA(model, config.ema)
     began_at, seconds = _resume(folder, model, ema, optimizer)
@@ -135,7 +135,7 @@ def train(
             seconds += min(time.monotonic() - began, LONGEST_STEP)
             recent.append(value.item())
             bar.update(task, completed=config.progress(step, seconds), loss=sum(recent) / len(recent), step=step)
-            if step % config.log_every == 0:
+            if step % config.log_every == 0 or config.progress(step, seconds) >= 1:
                 line = {"step": step, "loss": sum(recent) / len(recent), "rate": rate, "seconds": round(seconds, 1)}
                 print(json.dumps(line), file=log, flush=True)
                 recent.clear()
