@@ -1,0 +1,92 @@
+"""The command line: parse, call, print. Nothing here imports torch until a command needs it."""
+
+import contextlib
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from types import FrameType
+
+import click
+
+from lienzo import __version__
+from lienzo.cli.doctor import doctor
+from lienzo.cli.generate import generate
+from lienzo.cli.models import convert, inspect, models, samplers
+from lienzo.cli.text import fail, warn
+from lienzo.errors import LienzoError, NonFiniteError
+
+EPILOG = """
+Exit codes: 0, done; 1, it could not be finished (not enough memory, NaN; `doctor` found something broken);
+2, it cannot be done as asked (an option, a picture, a model, an output file); 130, stopped with Ctrl-C.
+Whatever the exit code, no half-written file stays.
+"""
+
+
+class Lienzo(click.Group):
+    """Turns the errors that users can do something about into one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            with _visible_warnings():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            fail(str(stopped) or "Stopped.", 130, prefix="")
+        except NonFiniteError as error:
+            fail(str(error), 1)
+        except LienzoError as error:
+            fail(str(error), 2)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            fail("Not enough memory. Ask for a smaller --size, a smaller --batch or --dtype fp16, or use --vae-tiling.", 1)
+
+
+@click.group(
+    cls=Lienzo,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["--help"], "max_content_width": 110, "auto_envvar_prefix": None},
+)
+@click.version_option(__version__, prog_name="lienzo", message="%(prog)s %(version)s")
+def lienzo() -> None:
+    """Pictures from words, the same ones every time.
+
+    \b
+      lienzo generate "a red circle on a white background"
+      lienzo generate --from lienzo-7.png          makes the same picture again
+    """
+
+
+for command in (generate, inspect, convert, models, samplers, doctor):
+    lienzo.add_command(command)
+
+
+def main() -> None:
+    """Entry point of the `lienzo` command."""
+    for stream in (sys.stdout, sys.stderr):  # a prompt may hold what this terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        lienzo(prog_name="lienzo")
+    except KeyboardInterrupt:  # before a command began
+        sys.exit(130)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """Unwind, so that temporary files go."""
+    raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _visible_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: warn(str(message))
+        yield
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text or "can't allocate" in text

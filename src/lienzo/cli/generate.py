@@ -1,0 +1,317 @@
+"""`lienzo generate`."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lienzo.cli.params import Numbers, Size, json_option, model_options
+from lienzo.cli.progress import Progress, progress
+from lienzo.cli.text import note, plain, print_json, warn
+from lienzo.errors import InputError, OutputError, RequestError
+from lienzo.provenance.files import IfExists, check_target, kind_of
+
+if TYPE_CHECKING:
+    from lienzo.models.bundle import Bundle
+    from lienzo.pipeline.generate import Result, Step
+    from lienzo.pipeline.request import Request
+    from lienzo.provenance.metadata import Record
+
+SETTINGS: Mapping[str, str] = {
+    "negative_prompt": "--negative",
+    "steps": "--steps",
+    "guidance_scale": "--guidance",
+    "sampler": "--sampler",
+    "grid": "--grid",
+    "strength": "--strength",
+    "soft_mask": "--soft-mask",
+    "guidance_rescale": "--guidance-rescale",
+    "guidance_interval": "--guidance-interval",
+    "eta": "--eta",
+    "order": "--order",
+    "clip_skip": "--clip-skip",
+    "sigmas": "--sigmas",
+    "vae_tiling": "--vae-tiling",
+}
+"""Fields of `Request` that an option sets as they are."""
+
+OPTIONS: Mapping[str, str] = {
+    **SETTINGS, "prompt": "PROMPT", "seed": "--seed", "width": "--size", "height": "--size", "init": "--init", "mask": "--mask",
+}  # fmt: skip
+"""What the user calls each field of `Request`."""
+
+MODEL_OPTIONS = ("revision", "variant", "offline", "prediction_type", "ema", "tokenizer", "config")
+
+EPILOG = """
+\b
+Prompts: words without quotes are one prompt (`lienzo generate a red circle`). Where any argument holds a space,
+or with --each, every argument is a prompt of its own (`lienzo generate "a red circle" "a blue star"`).
+An empty prompt is "". What starts with - needs quotes and a space in it, or a -- before it.
+
+\b
+Files: without --out, lienzo-SEED.png in this folder or the next free name; nothing is overwritten. --out FOLDER/
+puts them there. --out NAME.png, .jpg or .webp (lossless) is that file; several pictures are NAME-1.png,
+NAME-2.png and so on; a file that exists is an error unless --force is given.
+
+Exit codes: see `lienzo --help`.
+"""
+
+
+class Generate(click.Command):
+    """Lets a quoted prompt start with a dash, yet takes no mistyped option for a prompt."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        literal = len(args) - args.index("--") - 1 if "--" in args else 0
+        rest = super().parse_args(ctx, list(args))
+        prompts: tuple[str, ...] = ctx.params.get("prompts") or ()
+        for prompt in prompts[: len(prompts) - literal]:
+            if re.match(r"-\S*$|--[\w-]+=", prompt):
+                known = [name for option in self.params for name in option.opts if name.startswith("--")]
+                name = prompt.split("=")[0]
+                raise click.UsageError(
+                    f"No such option: {name}. "
+                    + (f"Did you mean {' or '.join(close)}? " if (close := get_close_matches(name, known)) else "")
+                    + f"If it is a prompt, put -- before it: lienzo generate -- {prompt}",
+                    ctx,
+                )
+        return rest
+
+
+@click.command(cls=Generate, epilog=EPILOG, context_settings={"ignore_unknown_options": True})
+@click.argument("prompts", nargs=-1, metavar="PROMPT...")
+@click.option("--model", metavar="MODEL", help="A diffusers folder, a .safetensors or .ckpt file, or a hub id. [default: boceto, embedded]")
+@click.option("--negative", "negative_prompt", metavar="TEXT", help="What to steer away from.")
+@click.option("--steps", type=int, metavar="N", help="Denoising steps. [default: 20]")
+@click.option("--guidance", "guidance_scale", type=float, metavar="SCALE", help="How closely to follow the prompt; 1 is none. [default: 7.5]")
+@click.option("--sampler", metavar="NAME", help="See `lienzo samplers`. [default: the model's own]")
+@click.option("--grid", metavar="NAME", help="Which noise levels to visit; see `lienzo samplers`. [default: the sampler's own]")
+@click.option("--seed", type=int, metavar="N", help="[default: random]")
+@click.option("--count", type=click.IntRange(1, 100_000), default=1, metavar="N", help="Pictures of each prompt, with seeds N, N+1 ...")
+@click.option("--size", type=Size(), help="In pixels, multiples of 8. [default: the model's own]")
+@click.option("--init", type=click.Path(exists=True, dir_okay=False), metavar="PICTURE", help="Start from this picture.")
+@click.option("--strength", type=float, metavar="0..1", help="How much of --init to change. [default: 0.8; with --mask 1]")
+@click.option("--mask", type=click.Path(exists=True, dir_okay=False), metavar="PICTURE", help="White where --init is to be painted anew.")
+@click.option("--soft-mask/--hard-mask", default=None, help="Blend by the mask's grey values instead of splitting at one half.")
+@click.option("--out", metavar="FILE|FOLDER/", help="Where to; see below.")
+@click.option("--force", is_flag=True, help="Overwrite the file that --out names.")
+@click.option("--from", "source", type=click.Path(exists=True, dir_okay=False), metavar="PICTURE", help="Make that picture again; options beside it change what they name.")
+@json_option
+@click.option("--dtype", metavar="TYPE", help="fp32, fp16 or bf16. [default: fp32 on the CPU, elsewhere the file's own]")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: cuda where there is one, else cpu]")
+@click.option("--batch", type=click.IntRange(1, 1000), default=1, metavar="N", help="Pictures made at once: faster on a GPU. [default: 1]")
+@click.option("--each", is_flag=True, help="Every argument is a prompt of its own, without quotes too.")
+@click.option("--guidance-rescale", type=float, metavar="0..1", help="Against over-exposure (arXiv:2305.08891).")
+@click.option("--guidance-interval", type=float, nargs=2, metavar="LOW HIGH", help="Guide only at noise levels between these (arXiv:2404.07724).")
+@click.option("--eta", type=float, metavar="0..1", help="Fresh noise in ddim's steps.")
+@click.option("--order", type=int, metavar="1..3", help="Order of unipc. [default: 2]")
+@click.option("--clip-skip", type=int, metavar="N", help="Layers of the text encoder left out at the end.")
+@click.option("--sigmas", type=Numbers(), help="Explicit noise levels, falling, instead of --steps and --grid.")
+@click.option("--vae-tiling/--no-vae-tiling", default=None, help="Decode in tiles, to save memory. [default: above 1536x1536]")
+@model_options
+def generate(prompts: tuple[str, ...], **given: Any) -> None:
+    """Make a picture of each PROMPT."""
+    if not prompts and given["source"] is None:
+        raise click.UsageError('Missing PROMPT. Say what to paint, for example: lienzo generate "a red circle". An empty prompt is "".')
+    if given["out"] and not _is_folder(given["out"]):
+        kind_of(Path(given["out"]))
+    texts = _prompts(prompts, each=given["each"])
+    try:
+        record, requests = _requests(texts, given)
+        targets = _targets(given["out"], requests, force=given["force"])
+        bundle = _load(given, record)
+        job = _Job(bundle, requests, targets, record=record, silent=given["as_json"])
+    except RequestError as error:
+        raise RequestError(_as_options(str(error))) from None
+    with progress() as bar:
+        job.run(given["batch"], bar)
+    if given["as_json"]:
+        print_json({"pictures": job.made})
+
+
+@dataclass
+class _Job:
+    """Pictures to make, and those that are made."""
+
+    bundle: "Bundle"
+    requests: "Sequence[Request]"
+    targets: Sequence[tuple[Path, IfExists]]
+    record: "Record | None"
+    silent: bool
+    made: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        from lienzo.pipeline.generate import resolve
+
+        self.requests = [resolve(self.bundle, request) for request in self.requests]
+
+    def run(self, batch: int, bar: Progress) -> None:
+        from lienzo.studio import Pipeline
+
+        pipeline, rounds = Pipeline(self.bundle), -(-len(self.requests) // batch)
+        todo = iter(zip(self.requests, self.targets, strict=True))
+        try:
+            for index in range(rounds):
+                members = list(islice(todo, batch))
+
+                def show(step: "Step", index: int = index) -> None:
+                    what = f"picture {min(index * batch + 1, len(self.requests))}/{len(self.requests)}"
+                    bar.advance(what, index * step.of + step.index, rounds * step.of)
+
+                results = pipeline([request for request, _ in members], on_step=show)
+                for result, (_, target) in zip(results, members, strict=True):
+                    self.keep(result, *target, bar)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"Stopped. {len(self.made)} of {len(self.requests)} pictures were saved.") from None
+
+    def keep(self, result: "Result", target: Path, if_exists: IfExists, bar: Progress) -> None:
+        import json
+
+        from lienzo.provenance.metadata import Record, save
+
+        try:
+            path = save(result, target, if_exists=if_exists)
+        except OutputError as error:
+            raise OutputError(f"{error} The same picture comes again with --seed {result.request.seed}.") from None
+        record = Record.of(result)
+        notes = [*result.warnings, *self._compared(record)]
+        for message in notes:
+            bar.say(plain(f"Warning: {message}."), True)
+        if not self.silent:
+            bar.say(plain(f"{path}  seed {record.request.seed}  digest {record.picture.sha256}"), False)
+        self.made.append(
+            {
+                "path": str(path),
+                "seed": record.request.seed,
+                "digest": record.picture.sha256,
+                "warnings": notes,
+                "record": json.loads(record.canonical),
+            }
+        )
+
+    def _compared(self, made: "Record") -> Iterator[str]:
+        """What to say where the same request and weights gave other pixels than recorded."""
+        old = self.record
+        if old is None or (made.request_digest, made.weights.digest) != (old.request_digest, old.weights.digest):
+            return
+        if made.picture.sha256 != old.picture.sha256:
+            yield (
+                f"the pixels differ from the recorded ones, which were made with torch {old.software.torch} on {old.device} in "
+                f"{old.dtype}; this is torch {made.software.torch} on {made.device} in {made.dtype}"
+            )
+
+
+def _prompts(arguments: tuple[str, ...], *, each: bool) -> list[str]:
+    """The rule of `EPILOG`."""
+    if each or len(arguments) < 2 or any(not text or re.search(r"\s", text) for text in arguments):
+        return list(arguments)
+    joined = " ".join(arguments)
+    note(f'One prompt: "{joined}". For several, quote them or use --each.')
+    return [joined]
+
+
+def _requests(texts: list[str], given: Mapping[str, Any]) -> "tuple[Record | None, list[Request]]":
+    """What is asked for, and the record it was read from, if any."""
+    from lienzo.pipeline.request import Request
+    from lienzo.provenance.metadata import read
+    from lienzo.rng import new_seed
+
+    settings = {name: given[name] for name in SETTINGS if given[name] is not None}
+    if given["size"] is not None:
+        settings["width"], settings["height"] = given["size"]
+    if given["source"] is None:
+        inputs = {name: given[name] for name in ("init", "mask") if given[name] is not None}
+        bases = [Request(text, seed=new_seed(), **inputs, **settings) for text in texts]
+        record = None
+    else:
+        record = read(given["source"])
+        base = record.request.with_inputs(init=given["init"], mask=given["mask"])
+        for picture in (base.init, base.mask):
+            if picture is not None:
+                _ = picture.image  # an error now, before the model is loaded, where it is not given
+        if "sigmas" in settings:
+            settings["grid"] = None
+        elif "grid" in settings or "steps" in settings:
+            settings["sigmas"] = None
+        bases = [base.replace(**settings, prompt=text) for text in texts or [base.prompt]]
+    first = given["seed"]
+    if first is None and given["count"] == 1:
+        return record, bases
+    return record, [
+        base.replace(seed=(base.seed if first is None else first) + i) for base in bases for i in range(given["count"])
+    ]
+
+
+def _is_folder(out: str) -> bool:
+    return out.endswith(("/", "\\")) or Path(out).is_dir()
+
+
+def _targets(out: str | None, requests: "Sequence[Request]", *, force: bool) -> list[tuple[Path, IfExists]]:
+    """Where each picture goes, checked before any work."""
+    targets: list[tuple[Path, IfExists]]
+    if out is None or _is_folder(out):
+        folder = Path(out or ".")
+        if not folder.is_dir():
+            try:
+                folder.mkdir(parents=True)
+            except OSError as error:
+                raise OutputError(f"{folder} cannot be made: {error.strerror or error}. Choose another folder.") from None
+        targets = [(folder / f"lienzo-{request.seed}.png", "number") for request in requests]
+        check_target(targets[0][0], if_exists="number")
+        return targets
+    path, mode = Path(out), "overwrite" if force else "error"
+    several = [path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(1, len(requests) + 1)]
+    targets = [(name, mode) for name in (several if len(requests) > 1 else [path])]  # type: ignore[misc]
+    for name, how in targets:
+        check_target(name, if_exists=how)
+    return targets
+
+
+def _load(given: Mapping[str, Any], record: "Record | None") -> "Bundle":
+    """The model that was named, or the recorded one."""
+    import torch
+
+    from lienzo.weights import EMBEDDED, load
+    from lienzo.weights.hub import HUB_ID
+
+    options = {name: given[name] for name in MODEL_OPTIONS}
+    model, dtype = given["model"], given["dtype"]
+    if record is not None:
+        dtype = dtype or record.dtype
+        options["prediction_type"] = options["prediction_type"] or record.prediction_type
+        name = record.weights.name
+        if model is None and name != EMBEDDED and not HUB_ID.fullmatch(name):
+            raise InputError(
+                f"The picture was made with the model {name!r} (digest {record.weights.digest[:16]}...), which cannot be found by "
+                "its name alone. Say where it is with --model."
+            )
+        model = model or name
+    device = given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    bundle = load(model, dtype=dtype, device=device, **options)
+    if record is not None:
+        _check_model(bundle, record, named=given["model"] is not None)
+    return bundle
+
+
+def _check_model(bundle: "Bundle", record: "Record", *, named: bool) -> None:
+    from lienzo.provenance.metadata import schedule_digest
+
+    if bundle.digest != record.weights.digest:
+        differs = (
+            f"these are not the weights that made the picture: {bundle.name} has the digest {bundle.digest[:16]}..., "
+            f"recorded is {record.weights.name} with {record.weights.digest[:16]}..."
+        )
+        if not named:
+            raise InputError(f"{differs} Name the right model, or another one on purpose, with --model.")
+        warn(f"{differs} The picture will be another one.")
+    elif schedule_digest(bundle) != record.schedule:
+        warn("the noise schedule's settings are not the recorded ones, though the weights are. The picture may be another one.")
+
+
+def _as_options(message: str) -> str:
+    """The same message with the names that the command line has for the request's fields."""
+    return re.sub(r"^(\w+)(?=[.:=])", lambda found: OPTIONS.get(found[1], found[1]), message, flags=re.MULTILINE)

@@ -1,0 +1,98 @@
+"""`lienzo inspect`, `convert`, `models` and `samplers`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lienzo.cli.params import json_option, model_options
+from lienzo.cli.text import print_json, size, table
+from lienzo.errors import InputError
+
+
+@click.command()
+@click.argument("model", required=False)
+@json_option
+@click.option("--config", metavar="FOLDER", help="Of a single file: a diffusers folder with its configurations, or its .yaml.")
+@click.option("--offline", is_flag=True, default=None, help="Never use the network; LIENZO_OFFLINE=1 does the same.")
+@click.option("--variant", metavar="NAME", help="Of a folder or hub id, for example fp16.")
+@click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")
+def inspect(model: str | None, as_json: bool, **options: Any) -> None:
+    """Tell what MODEL is: family, prediction type, parameters, digest, and what is odd about it.
+
+    MODEL is a diffusers folder, a .safetensors or .ckpt file, or a hub id; without it, the embedded model.
+    """
+    from lienzo import weights
+
+    report = weights.inspect(model, **options)
+    if as_json:
+        print_json(asdict(report))
+        return
+    total = sum(report.parameters.values())
+    rows = [
+        ("name", report.name),
+        ("layout", report.kind),
+        ("family", report.family + (", inpainting" if report.inpainting else "")),
+        ("prediction", report.prediction_type),
+        ("size", "{}x{} pixels".format(*report.native_size)),
+        *((part, f"{count:,} parameters, {report.dtypes[part]}") for part, count in report.parameters.items()),
+        ("in all", f"{total:,} parameters"),
+        ("digest", report.digest),
+        *(("odd", line) for line in report.odd),
+    ]
+    table(rows)
+
+
+@click.command()
+@click.argument("model")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Choice(["folder", "file"]), help="The layout. [default: file where OUT ends in .safetensors]")
+@click.option("--dtype", metavar="TYPE", help="fp32, fp16 or bf16. [default: every weight keeps its bits]")
+@click.option("--force", is_flag=True, help="Overwrite OUT.")
+@model_options
+def convert(model: str, out: Path, to: str | None, dtype: str | None, force: bool, **options: Any) -> None:
+    """Write MODEL to OUT in another layout or dtype: a diffusers folder, or one file in the original layout.
+
+    A single file holds no vocabulary: its tokenizer is written into a folder beside it.
+    """
+    is_file = out.suffix == ".safetensors"
+    if to is not None and (to == "file") != is_file:
+        ending = "needs a name that ends in .safetensors" if to == "file" else "needs a name that does not end in .safetensors"
+        raise InputError(f"--to {to} {ending}; got {out}.")
+    from lienzo import weights
+
+    click.echo(weights.convert(model, out, dtype=dtype, overwrite=force, **options))
+
+
+@click.command()
+@click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=click.Path(exists=True, file_okay=False))
+@json_option
+def models(folders: tuple[str, ...], as_json: bool) -> None:
+    """List the models at hand: the embedded one, those in the hub's cache, and those in each FOLDER."""
+    from lienzo.weights import find_models
+
+    found = find_models(folders)
+    if as_json:
+        print_json([{"name": m.name, "source": m.source, "path": str(m.path), "bytes": m.size} for m in found])
+    elif found:
+        table([(m.name, m.source, size(m.size), str(m.path)) for m in found])
+    else:
+        click.echo("No models at hand. Name a folder to look into, or fetch one: lienzo generate --model organisation/name ...", err=True)
+
+
+@click.command()
+@json_option
+def samplers(as_json: bool) -> None:
+    """List the samplers (--sampler) and the grids of noise levels (--grid)."""
+    from lienzo.diffusion.grids import GRIDS
+    from lienzo.diffusion.samplers import SAMPLERS
+
+    if as_json:
+        about = {name: {"about": s.about, "stochastic": s.stochastic} for name, s in SAMPLERS.items()}
+        print_json({"samplers": about, "grids": dict(GRIDS)})
+        return
+    click.echo("Samplers:")
+    table([(f"  {name}", s.about) for name, s in SAMPLERS.items()])
+    click.echo("\nGrids:")
+    table([(f"  {name}", about) for name, about in GRIDS.items()])

@@ -1,0 +1,63 @@
+"""Kinds of option values, and the options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer clicks
+    """WxH, multiples of 8."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        sides = value.lower().split("x")
+        if len(sides) != 2 or not all(side.isascii() and side.isdigit() and len(side) < 9 for side in sides):
+            self.fail(f"got {value!r}; expected width x height in pixels, for example 512x512.", param, ctx)
+        width, height = int(sides[0]), int(sides[1])
+        if width % 8 or height % 8 or not width or not height:
+            near = " or ".join(dict.fromkeys(f"{_round(width, up)}x{_round(height, up)}" for up in (False, True)))
+            self.fail(f"got {value!r}; both sides must be multiples of 8, for example {near}.", param, ctx)
+        return width, height
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Numbers with commas between them."""
+
+    name = "S,S,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"got {value!r}; expected numbers with commas between them, for example 14.6,3.9,0.9,0.", param, ctx)
+
+
+def model_options(command: F) -> F:
+    """How a model is found and read."""
+    for option in (
+        click.option("--config", metavar="FOLDER", help="Of a single file: a diffusers folder with its configurations, or its .yaml."),
+        click.option("--tokenizer", metavar="FOLDER", help="A folder or hub id, instead of the model's own."),
+        click.option("--ema", is_flag=True, help="A single file's averaged weights."),
+        click.option("--prediction-type", metavar="TYPE", help="epsilon, v_prediction or sample, instead of the model's own."),
+        click.option("--offline", is_flag=True, default=None, help="Never use the network; LIENZO_OFFLINE=1 does the same."),
+        click.option("--variant", metavar="NAME", help="Of a folder or hub id, for example fp16."),
+        click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id."),
+    ):
+        command = option(command)
+    return command
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
+
+
+def _round(side: int, up: bool) -> int:
+    return max(8, side // 8 * 8 + (8 if up and side % 8 else 0))

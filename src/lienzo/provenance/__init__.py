@@ -1,0 +1,1 @@
+"""Where pictures come from: what is written into a picture, and reading it again."""

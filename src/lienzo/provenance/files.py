@@ -1,0 +1,149 @@
+"""Writing a picture's file: whole or not at all, and never over another picture by accident. Knows no torch."""
+
+import contextlib
+import errno
+import os
+import secrets
+from pathlib import Path
+from typing import Literal
+
+from lienzo.errors import OutputError
+
+KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Extension -> format."""
+
+IfExists = Literal["error", "overwrite", "number"]
+
+_ADVICE = {
+    errno.ENOSPC: "Free some space or choose another disk.",
+    errno.EDQUOT: "Free some space or choose another disk.",
+    errno.EFBIG: "Choose a place without that limit.",
+    errno.ENOENT: "Make the folder first or choose another one.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EISDIR: "That is a folder: choose another name.",
+}
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+
+
+def kind_of(path: Path) -> str:
+    """The format that a file name asks for: "PNG", "JPEG" or "WEBP".
+
+    Raises:
+        OutputError: another extension, or none.
+    """
+    kind = KINDS.get(path.suffix.lower())
+    if kind is None:
+        got = f"got the extension {path.suffix!r}" if path.suffix else "the name has no extension"
+        raise OutputError(f"{path}: {got}. Allowed: {', '.join(KINDS)}. Name the file with one of those.")
+    return kind
+
+
+def check_target(path: Path, *, if_exists: IfExists = "error") -> None:
+    """Find out before any work whether a picture can be written there.
+
+    Raises:
+        OutputError: unknown extension, no such folder, no permission, no space, or a file that is in the way.
+    """
+    kind_of(path)
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder. Name a file.")
+    if if_exists == "error" and os.path.lexists(path):
+        raise _in_the_way(path)
+    _write_temporary(path, b"\0").unlink()
+
+
+def place(data: bytes, path: Path, *, if_exists: IfExists = "error") -> Path:
+    """Write a file: under a temporary name in the same folder, flushed to the disk, then given its name at once.
+
+    Args:
+        if_exists: "number" takes the next free name: cat.png, cat-2.png, cat-3.png ...; two processes that do so at the
+            same time get two names.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        OutputError: it exists or cannot be written; nothing is left behind, and what was there is still there.
+    """
+    temporary = _write_temporary(path, data)
+    try:
+        written = _publish(temporary, path, if_exists)
+        _flush_folder(path.parent)
+        return written
+    except OSError as error:
+        raise _cannot(path, error) from None
+    finally:
+        _remove(temporary)
+
+
+def numbered(path: Path, number: int) -> Path:
+    """cat.png, 2 -> cat-2.png; 1 is the name itself."""
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _write_temporary(path: Path, data: bytes) -> Path:
+    temporary = path.with_name(f".lienzo-{secrets.token_hex(8)}.part")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        _remove(temporary)
+        raise _cannot(path, error) from None
+    except BaseException:  # Ctrl-C
+        _remove(temporary)
+        raise
+    return temporary
+
+
+def _publish(temporary: Path, path: Path, if_exists: IfExists) -> Path:
+    if if_exists == "overwrite":
+        return temporary.replace(path)
+    number = 1
+    while True:
+        wanted = numbered(path, number)
+        try:
+            _link(temporary, wanted)
+            return wanted
+        except FileExistsError:
+            if if_exists == "error":
+                raise _in_the_way(path) from None
+            number += 1
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give the file its name only if that is free. A rename would replace what is there."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.rename(path)
+
+
+def _flush_folder(folder: Path) -> None:
+    """So that the name, too, survives a power cut; not every file system can."""
+    if os.name == "posix":
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _in_the_way(path: Path) -> OutputError:
+    return OutputError(f"{path} exists already. Choose another name, or allow overwriting (--force).")
+
+
+def _cannot(path: Path, error: OSError) -> OutputError:
+    advice = _ADVICE.get(error.errno or 0, "Choose a folder that you may write to.")
+    return OutputError(f"{path} cannot be written: {error.strerror or error}. {advice} Nothing was left behind.")

@@ -1,0 +1,303 @@
+"""What every picture's file holds: the whole request, so that the same picture can be made again.
+
+| file | the record, as JSON | AUTOMATIC1111's text (`infotext.py`) |
+|------|---------------------|--------------------------------------|
+| PNG  | iTXt `lienzo`       | tEXt, or iTXt where it needs Unicode, `parameters` |
+| JPEG | XMP, property `record` of `NAMESPACE` | EXIF UserComment |
+| WebP | XMP, property `record` of `NAMESPACE` | EXIF UserComment |
+
+A file with the same request, weights and software has the same bytes: there is no time and no path in it.
+"""
+
+import hashlib
+import io
+import json
+import re
+import warnings
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from xml.sax.saxutils import escape
+
+import rfc8785
+import torch
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from lienzo import __version__
+from lienzo.diffusion.schedule import Prediction
+from lienzo.errors import MetadataError, OutputError, RequestError
+from lienzo.images import MAX_PIXELS
+from lienzo.models.bundle import Bundle
+from lienzo.pipeline.generate import Result
+from lienzo.pipeline.request import InputImage, Request
+from lienzo.provenance.files import IfExists, kind_of, place
+from lienzo.provenance.infotext import infotext
+from lienzo.weights.hub import HUB_ID
+
+KEY = "lienzo"
+NAMESPACE = "https://lienzo.invalid/ns/1.0/"
+MAX_RECORD = 1 << 20
+"""Characters. The largest request takes less than a fifth of that."""
+
+JPEG_SEGMENT = 65_000
+"""Bytes that JPEG holds in one segment, less its own header."""
+
+_EXIF_IFD, _USER_COMMENT, _SOFTWARE = 0x8769, 0x9286, 0x0131
+_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Weights(BaseModel):
+    """Which weights: the model's own name, never a path, and `lienzo.models.bundle.weights_digest`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(max_length=300)
+    digest: Sha256
+
+
+class Software(BaseModel):
+    """Versions of what made the picture."""
+
+    model_config = ConfigDict(frozen=True)
+
+    lienzo: str = Field(max_length=100)
+    torch: str = Field(max_length=100)
+
+
+class Record(BaseModel):
+    """Where a picture comes from.
+
+    Attributes:
+        request: complete; its inputs are known by their digests.
+        prediction_type, schedule: what the U-Net predicted, and the digest of the noise schedule's settings. They are
+            part of the model, but not of its weights.
+        dtype: that the U-Net computed in, e.g. "float32".
+        device: "cpu", "cuda" ...
+        picture: digest and size of the pixels before the file format, which a JPEG does not keep, was applied.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    request: Request
+    request_digest: Sha256
+    weights: Weights
+    prediction_type: Prediction
+    schedule: Sha256
+    dtype: str = Field(pattern="^(float32|float16|bfloat16|float64)$")
+    device: str = Field(max_length=20)
+    software: Software
+    picture: InputImage
+
+    @classmethod
+    def of(cls, result: Result) -> Self:
+        """The record of a finished picture. Computes the weights' digest when it is asked for the first time."""
+        bundle = result.bundle
+        weight = next(bundle.unet.parameters())
+        picture = InputImage.of(result.image)
+        return cls(
+            request=result.request,
+            request_digest=result.request.digest,
+            weights=Weights(name=public_name(bundle), digest=bundle.digest),
+            prediction_type=bundle.schedule.prediction_type,
+            schedule=schedule_digest(bundle),
+            dtype=str(weight.dtype).removeprefix("torch."),
+            device=weight.device.type,
+            software=Software(lienzo=__version__, torch=torch.__version__),
+            picture=InputImage(sha256=picture.sha256, width=picture.width, height=picture.height),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a record and check that its request is the one whose digest is written beside it.
+
+        Raises:
+            MetadataError: not a record, of a later version, or damaged.
+        """
+        if len(text) > MAX_RECORD:
+            raise MetadataError(f"the record has {len(text):,} characters, more than the {MAX_RECORD:,} allowed.")
+        try:
+            data = from_json(text, allow_inf_nan=False)
+        except ValueError as error:
+            raise MetadataError(f"the record is not JSON ({error}).") from None
+        if not isinstance(data, dict) or not isinstance(data.get("request"), dict):
+            raise MetadataError("the record holds no request.")
+        if data.get("version") != 1:
+            raise MetadataError(
+                f"the record has version {str(data.get('version'))[:40]!r}; this lienzo reads version 1. Update lienzo."
+            )
+        try:
+            canonical = rfc8785.dumps(data["request"])
+            if hashlib.sha256(canonical).hexdigest() != data.get("request_digest"):
+                raise MetadataError("the request is not the one whose digest is recorded: it was edited or damaged.")
+            return cls.model_validate({**data, "request": Request.from_json(canonical)})
+        except MetadataError:
+            raise
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)[0]
+            raise MetadataError(f"the record's {'.'.join(map(str, found['loc']))} is wrong: {found['msg']}.") from None
+        except RequestError as error:
+            raise MetadataError(f"the recorded request is not allowed: {error}") from None
+        except ValueError as error:  # numbers beyond what canonical JSON can hold
+            raise MetadataError(f"the record is damaged ({error}).") from None
+
+    @property
+    def canonical(self) -> bytes:
+        """The record as RFC 8785 JSON."""
+        return rfc8785.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def public_name(bundle: Bundle) -> str:
+    """The model's name without any folder of this machine: the last part of a path, or a hub id whole."""
+    return bundle.name if HUB_ID.fullmatch(bundle.name) else re.split(r"[\\/]", bundle.name.rstrip("\\/"))[-1]
+
+
+def schedule_digest(bundle: Bundle) -> str:
+    """SHA-256 of the noise schedule's settings as RFC 8785 JSON."""
+    return hashlib.sha256(rfc8785.dumps(json.loads(json.dumps(bundle.schedule.config.to_dict())))).hexdigest()
+
+
+def save(result: Result, path: str | Path, *, if_exists: IfExists = "error", quality: int = 95) -> Path:
+    """Write a finished picture with its record: PNG, JPEG or WebP (lossless), by the file's extension.
+
+    Args:
+        if_exists: what to do when the file is there: "error", "overwrite", or "number", which takes the next free name.
+        quality: of a JPEG, 1 to 100.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        OutputError: unknown extension, a file in the way, or it cannot be written; no half-written file stays.
+    """
+    path = Path(path)
+    return place(encode(result, kind_of(path), quality=quality), path, if_exists=if_exists)
+
+
+def encode(result: Result, kind: str, *, quality: int = 95) -> bytes:
+    """The bytes of a picture's file with its record.
+
+    Args:
+        kind: "PNG", "JPEG" or "WEBP".
+
+    Raises:
+        OutputError: a request too long for a JPEG.
+    """
+    record = Record.of(result)
+    document = record.canonical.decode()
+    text = infotext(
+        record.request,
+        model=record.weights.name,
+        model_digest=record.weights.digest,
+        version=record.software.lienzo,
+    )
+    options: dict[str, Any]
+    if kind == "PNG":
+        chunks = PngInfo()
+        chunks.add_text("parameters", text)
+        chunks.add_itxt(KEY, document)
+        options = {"pnginfo": chunks}
+    else:
+        options = {"exif": _exif(text), "xmp": _xmp(document)}
+        if kind == "JPEG":
+            longest = max(len(value) for value in options.values())
+            if longest > JPEG_SEGMENT:
+                raise OutputError(
+                    f"the request takes {longest:,} bytes, and a JPEG holds {JPEG_SEGMENT:,}. Save as .png or .webp."
+                )
+            options |= {"quality": quality, "subsampling": 0}
+        else:
+            options |= {"lossless": True, "quality": 80}
+    buffer = io.BytesIO()
+    result.image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def read(source: str | Path | bytes) -> Record:
+    """The record of a picture that lienzo made: a PNG, JPEG or WebP, told by content.
+
+    Raises:
+        MetadataError: no such file, not a picture, no record in it, or a damaged one.
+    """
+    what = "the picture" if isinstance(source, bytes) else str(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=("PNG", "JPEG", "WEBP")) as image:
+                return Record.from_json(_document(image))
+    except MetadataError as error:
+        raise MetadataError(f"{what}: {error}") from None
+    except UnidentifiedImageError:
+        raise MetadataError(f"{what}: not a PNG, JPEG or WebP picture, or a damaged one.") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise MetadataError(f"{what}: more than {MAX_PIXELS:,} pixels.") from None
+    except OSError as error:
+        raise MetadataError(f"{what}: cannot be read: {error.strerror or error}.") from None
+    except (ValueError, SyntaxError, EOFError) as error:
+        raise MetadataError(f"{what}: damaged metadata ({error}).") from None
+
+
+def _document(image: Image.Image) -> str:
+    """The record's JSON, wherever the format keeps it."""
+    text: object = image.info.get(KEY)
+    if text is None and isinstance(image, PngImageFile) and image.width * image.height <= MAX_PIXELS:
+        text = image.text.get(KEY)  # reads the whole file: other programs write their chunks after the pixels
+    if text is None and isinstance(image.info.get("xmp"), bytes):
+        text = _from_xmp(image.info["xmp"])
+    if isinstance(text, str):
+        return text
+    if "parameters" in image.info:
+        raise MetadataError(
+            "it holds another program's parameters, but no record of lienzo's. Give the prompt and the settings as options."
+        )
+    raise MetadataError(
+        "it holds no record of lienzo's. Either lienzo did not make it, or a program removed the record "
+        "(messengers and many editors do). Use the original file."
+    )
+
+
+def _exif(text: str) -> bytes:
+    """EXIF with the text as a UserComment: big endian throughout, which is how AUTOMATIC1111 and its readers have it."""
+    exif = Image.Exif()
+    exif.endian = ">"
+    exif[_SOFTWARE] = f"lienzo {__version__}"
+    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
+    return exif.tobytes()
+
+
+def _xmp(document: str) -> bytes:
+    # U+FFFE and U+FFFF may be in JSON but not in XML; JSON can spell them out
+    spelled = re.sub("[\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", document)
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}">'
+        f'<rdf:Description rdf:about="" xmlns:{KEY}="{NAMESPACE}"><{KEY}:record>{escape(spelled)}</{KEY}:record>'
+        '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    ).encode()
+
+
+def _from_xmp(packet: bytes) -> str | None:
+    """The record in an XMP packet, as an element or, as some programs rewrite it, an attribute."""
+    if len(packet) > 4 * MAX_RECORD:
+        raise MetadataError(f"its XMP metadata has {len(packet):,} bytes, which no record needs.")
+    try:
+        text = packet.decode("utf-8").strip("\0 \n")
+        if "<!DOCTYPE" in text:  # its entities could expand to anything
+            raise MetadataError("its XMP metadata declares a document type, which XMP does not allow.")
+        root = ET.fromstring(text)
+    except UnicodeDecodeError:
+        raise MetadataError("its XMP metadata is not UTF-8.") from None
+    except ET.ParseError as error:
+        raise MetadataError(f"its XMP metadata is damaged ({error}).") from None
+    name = f"{{{NAMESPACE}}}record"
+    for element in root.iter():
+        if element.tag == name:
+            return element.text or ""
+        if name in element.attrib:
+            return element.attrib[name]
+    return None
