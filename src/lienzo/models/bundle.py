@@ -63,6 +63,6 @@ def weights_digest(parts: StateDicts) -> str:
             dtype = str(tensor.dtype).removeprefix("torch.")
             one.update(f"{key} {dtype} {','.join(map(str, tensor.shape))}\n".encode())
             # numpy has no bfloat16, so the bytes are taken as such; a memory-mapped tensor is hashed without a copy
-            one.update(memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy()))
+            one.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         total.update(f"{part} {one.hexdigest()}\n".encode())
     return total.hexdigest()

@@ -62,8 +62,11 @@ class Configs:
                 f"The VAE has {self.vae.latent_channels} latent channels, but the U-Net predicts "
                 f"{self.unet.out_channels}."
             )
-        with torch.device("meta"):
-            return {"text_encoder": TextEncoder(self.text_encoder), "unet": UNet(self.unet), "vae": VAE(self.vae)}
+        try:
+            with torch.device("meta"):
+                return {"text_encoder": TextEncoder(self.text_encoder), "unet": UNet(self.unet), "vae": VAE(self.vae)}
+        except (TypeError, ValueError, ArithmeticError, IndexError, RuntimeError) as error:
+            raise ConfigError(f"No network can be built from these configurations: {error}.") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from lienzo.diffusion.schedule import ScheduleConfig
+from lienzo.diffusion.schedule import Schedule, ScheduleConfig
 from lienzo.errors import ConfigError, FormatError, InputError, ModelNotFoundError, WeightsError
 from lienzo.models.clip import TextConfig
 from lienzo.models.tokenizer import Tokenizer
@@ -104,13 +105,18 @@ def open_single_file(
     file = read(path)
     tensors = dict(file.tensors)
     _refuse_foreign(path, tensors)
-    layout: Literal["clip", "open_clip"] = "open_clip" if any(k.startswith(OPEN_CLIP) for k in tensors) else "clip"
+    layout: Literal["clip", "open_clip"] = "open_clip" if f"{OPEN_CLIP}token_embedding.weight" in tensors else "clip"
     if layout == "clip":
         tensors = {_with_text_model(key): value for key, value in tensors.items()}
     if ema:
         tensors |= _averaged(path, tensors)
 
     configs, notes, warnings = _configs(path, file, tensors, layout, config, prediction_type)
+    if _differs(tensors.get("alphas_cumprod"), configs.scheduler):
+        warnings.append(
+            "the noise schedule stored in the file (alphas_cumprod) is not the one used here; if pictures are wrong, give "
+            "config=FOLDER with the model's scheduler_config.json"
+        )
     networks = configs.networks()
     rules = {
         "text_encoder": text_rules(configs.text_encoder, layout),
@@ -275,6 +281,14 @@ def _with_prediction(
     if scheduler.prediction_type == "v_prediction" and unet.use_linear_projection:
         unet = replace(unet, sample_size=96)
     return replace(configs, scheduler=scheduler, unet=unet), guess
+
+
+def _differs(stored: Tensor | None, config: ScheduleConfig) -> bool:
+    """Whether a stored table of a_t is another than the configuration's."""
+    if stored is None:
+        return False
+    used = Schedule(config).alphas_cumprod
+    return stored.shape != used.shape or not torch.allclose(stored.double(), used, atol=1e-3)
 
 
 def _published_sizes(configs: Configs) -> bool:
