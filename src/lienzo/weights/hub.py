@@ -64,33 +64,25 @@ def fetch(
         ModelNotFoundError: not cached and not to be had; says what to do.
         MissingExtraError: huggingface_hub is not installed.
     """
-    try:
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import (
-            HFValidationError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-    except ImportError:
-        raise MissingExtraError('Hub models need huggingface_hub: pip install "lienzo[hub]".') from None
-
     at = f"{repo}@{revision}" if revision else repo
-    try:
-        if is_offline(offline):
-            return Path(snapshot_download(repo, revision=revision, local_files_only=True))
-        patterns = list(only)
-        if not only:
-            info = HfApi().model_info(repo, revision=revision)
-            names = [file.rfilename for file in info.siblings or ()]
-            patterns = [*PARTS, *_needed(names, variant)]
-            revision = info.sha or revision
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except LocalEntryNotFoundError:
+    if is_offline(offline):
+        if (folder := cached(repo, revision)) is not None:
+            return folder
         raise ModelNotFoundError(
             f"The hub model {at} is not in the cache and the network is switched off. Unset LIENZO_OFFLINE and "
             "HF_HUB_OFFLINE to fetch it, or copy its folder here and give the folder's path."
-        ) from None
+        )
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    except ImportError:
+        raise MissingExtraError('Hub models need huggingface_hub: pip install "lienzo[hub]".') from None
+    try:
+        patterns = list(only)
+        if not only:
+            info = HfApi().model_info(repo, revision=revision)
+            patterns = [*PARTS, *_needed([file.rfilename for file in info.siblings or ()], variant)]
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelNotFoundError(
             f"The hub has no model {at}, or it is not open to you: {_first_line(error)} Check the name; for a gated model "
@@ -100,18 +92,25 @@ def fetch(
         if (folder := cached(repo, revision)) is not None:
             return folder
         raise ModelNotFoundError(
-            f"The hub model {at} is not in the cache and the hub cannot be reached "
-            f"({type(error).__name__}: {_first_line(error)}). "
-            "Check the network, or copy the model's folder here and give the folder's path."
+            f"The hub model {at} is not in the cache and the hub cannot be reached ({type(error).__name__}: "
+            f"{_first_line(error)}). Check the network, or copy the model's folder here and give the folder's path."
         ) from None
 
-
 def cached(repo: str, revision: str | None = None) -> Path | None:
-    """The folder of a cached hub model, or None."""
+    """The folder of a model (or of its tokenizer) in the hub cache; None if it is not there. Never uses the network."""
     try:
-        return fetch(repo, revision=revision, offline=True)
-    except (ModelNotFoundError, MissingExtraError):
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+    except ImportError:
         return None
+    for name in ("model_index.json", "tokenizer/vocab.json", "tokenizer/tokenizer.json"):
+        try:
+            found = try_to_load_from_cache(repo, name, revision=revision)
+        except HFValidationError:
+            return None
+        if isinstance(found, str):
+            return Path(found.removesuffix(name))
+    return None
 
 
 def find_models(folders: Iterable[str | Path] = (), *, embedded: Path | None = None) -> list[Found]:

@@ -162,13 +162,14 @@ def _save_folder(
     dtype: torch.dtype | None,
 ) -> None:
     with _placed(out) as folder:
-        for part in (*COMPONENTS, "scheduler", "tokenizer"):
-            (folder / part).mkdir(parents=True)
+        for path in (folder, *(folder / part for part in (*COMPONENTS, "scheduler", "tokenizer"))):
+            path.mkdir()
         for part in COMPONENTS:
             write_tensors(folder / part / FILES[part], tensors[part], tensors[part].__getitem__, dtype=dtype)
         settings = configs.to_dict()
-        if dtype is not None:
-            settings["text_encoder"]["torch_dtype"] = str(dtype).removeprefix("torch.")
+        # transformers loads a text encoder in this dtype
+        text_dtype = dtype or next(iter(tensors["text_encoder"].values())).dtype
+        settings["text_encoder"]["torch_dtype"] = str(text_dtype).removeprefix("torch.")
         for part, content in settings.items():
             name = "scheduler_config.json" if part == "scheduler" else "config.json"
             _write_json(folder / part / name, content)
