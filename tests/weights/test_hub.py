@@ -50,7 +50,7 @@ def test_a_cached_model_is_loaded_offline(cache: Path, folders: dict[str, Path])
 @pytest.mark.parametrize("switch", hub.SWITCHES)
 def test_the_switches(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(switch, "1")
-    with pytest.raises(ModelNotFoundError, match="network is switched off.*LIENZO_OFFLINE"):
+    with pytest.raises(ModelNotFoundError, match=r"network is switched off.*LIENZO_OFFLINE"):
         weights.load("nobody/nothing")
     assert hub.is_offline(None)
     assert not hub.is_offline(False)
@@ -98,7 +98,14 @@ def test_the_embedded_model_is_listed(folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("variant", "want"),
     [
-        (None, {"unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin", "text_encoder/model.fp16.safetensors"}),
+        (
+            None,
+            {
+                "unet/diffusion_pytorch_model.safetensors",
+                "vae/diffusion_pytorch_model.bin",
+                "text_encoder/model.fp16.safetensors",
+            },
+        ),
         (
             "fp16",
             {

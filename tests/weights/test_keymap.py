@@ -4,16 +4,26 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import tiny  # noqa: F401 - imports diffusers without its warnings
 import torch
 from diffusers.loaders import single_file_utils as theirs
 from transformers import CLIPTextConfig
 
+import tiny  # noqa: F401 - imports diffusers without its warnings
 from lienzo.models.clip import TextConfig, TextEncoder
 from lienzo.models.unet import UNet, UNetConfig
 from lienzo.models.vae import VAE, VAEConfig
-from lienzo.weights.keymap import CLIP, OPEN_CLIP, UNET, VAE_PREFIX, Rule, from_original, text_rules, to_original
-from lienzo.weights.keymap import unet_rules, vae_rules
+from lienzo.weights.keymap import (
+    CLIP,
+    OPEN_CLIP,
+    UNET,
+    VAE_PREFIX,
+    Rule,
+    from_original,
+    text_rules,
+    to_original,
+    unet_rules,
+    vae_rules,
+)
 
 SD1 = UNetConfig()
 SD2 = UNetConfig(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True)
@@ -29,7 +39,9 @@ TINY = UNetConfig(
     transformer_layers_per_block=2,
 )
 TINY_VAE = VAEConfig(block_out_channels=(32, 64), layers_per_block=1)
-TINY_TEXT = replace(SD2_TEXT, vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2)
+TINY_TEXT = replace(
+    SD2_TEXT, vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2
+)
 
 CASES: dict[str, tuple[Any, list[Rule]]] = {
     "sd1 unet": (lambda: UNet(SD1), unet_rules(SD1)),

@@ -9,10 +9,10 @@ from typing import Any
 
 import diffusers
 import pytest
-import tiny
 import torch
 from safetensors import safe_open
 
+import tiny
 from lienzo import weights
 from lienzo.errors import FormatError, OutputError
 from lienzo.weights.save import write_tensors
@@ -28,7 +28,8 @@ def identical(one: dict[str, dict[str, torch.Tensor]], two: dict[str, dict[str, 
     return all(
         one[part].keys() == two[part].keys()
         and all(
-            two[part][k].dtype == v.dtype and torch.equal(two[part][k].contiguous().view(torch.uint8), v.contiguous().view(torch.uint8))
+            two[part][k].dtype == v.dtype
+            and torch.equal(two[part][k].contiguous().view(torch.uint8), v.contiguous().view(torch.uint8))
             for k, v in one[part].items()
         )
         for part in one

@@ -102,7 +102,8 @@ class Tokenizer:
         else:
             has = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
             raise ModelNotFoundError(
-                f"No tokenizer in {folder}: expected tokenizer.json, or vocab.json and merges.txt; it has: {has or 'nothing'}."
+                f"No tokenizer in {folder}: expected tokenizer.json, or vocab.json and merges.txt; "
+                f"it has: {has or 'nothing'}."
             )
         if not all(isinstance(k, str) and isinstance(v, int) for k, v in vocab.items()):
             raise FormatError(f"The vocabulary in {folder} must map tokens to whole numbers.")
@@ -199,7 +200,8 @@ def _build(of: Tokenizer) -> "tokenizers.Tokenizer":
         )
         if bpe.token_to_id(token.content) != token.id:
             raise FormatError(
-                f"The tokenizer's added token {token.content!r} has id {token.id}, but its place is {bpe.token_to_id(token.content)}."
+                f"The tokenizer's added token {token.content!r} has id {token.id}, "
+                f"but its place is {bpe.token_to_id(token.content)}."
             )
     known = {token.content for token in of.added}
     bpe.add_special_tokens(

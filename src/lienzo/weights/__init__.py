@@ -197,17 +197,16 @@ def inspect(
     offline: bool | None = None,
     config: str | Path | None = None,
 ) -> ModelReport:
-    """Describe a model. Every weight is read once, for the digest, but never more than one network's are held."""
+    """Describe a model. Every weight is read once, for the digest, and given back to the system after."""
     opened = open_model(model, revision=revision, variant=variant, offline=offline, config=config, with_tokenizer=False)
     odd = [*opened.warnings, *opened.notes]
     dtypes = {}
     for part in COMPONENTS:
+        opened.forget_pages()
         values = opened.tensors[part]
         dtypes[part] = "+".join(sorted({str(v.dtype).removeprefix("torch.") for v in values.values()}))
         odd += [f"{part}: {key} holds NaN or infinity" for key, v in values.items() if not bool(v.isfinite().all())]
     digest = weights_digest(opened.tensors)
-    for file in opened.files:
-        file.forget_pages()
     configs = opened.configs
     return ModelReport(
         name=opened.name,

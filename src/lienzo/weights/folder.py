@@ -168,7 +168,9 @@ def _weights_file(folder: Path, bases: tuple[str, ...], variant: str | None) -> 
     expected = " or ".join(f"{b}{e}" for b, e in zip(bases * 2, (".safetensors", ".bin"), strict=False))
     of_variant = f" of variant {variant!r}" if variant is not None else ""
     variants = f" It has the variants {', '.join(sorted(map(str, found)))}: choose one." if found else ""
-    raise ModelNotFoundError(f"{folder} has no weights{of_variant}: expected {expected}; it has: {_listing(folder)}.{variants}")
+    raise ModelNotFoundError(
+        f"{folder} has no weights{of_variant}: expected {expected}; it has: {_listing(folder)}.{variants}"
+    )
 
 
 def _current_names(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -96,6 +96,7 @@ def fetch(
             f"{_first_line(error)}). Check the network, or copy the model's folder here and give the folder's path."
         ) from None
 
+
 def cached(repo: str, revision: str | None = None) -> Path | None:
     """The folder of a model (or of its tokenizer) in the hub cache; None if it is not there. Never uses the network."""
     try:

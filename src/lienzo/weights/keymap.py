@@ -15,6 +15,7 @@ from torch import Tensor
 from lienzo.models.clip import TextConfig, TextEncoder
 from lienzo.models.unet import UNet, UNetConfig
 from lienzo.models.vae import VAE, VAEConfig
+from lienzo.weights.meta import without_memory
 
 Kind = Literal["same", "conv", "fused"]
 
@@ -82,7 +83,7 @@ class Rule:
 
 def unet_rules(config: UNetConfig) -> list[Rule]:
     """Rules of a U-Net's every key."""
-    with torch.device("meta"):
+    with without_memory():
         keys = UNet(config).state_dict().keys()
     places = {
         "conv_in": "input_blocks.0.0",
@@ -117,7 +118,7 @@ def unet_rules(config: UNetConfig) -> list[Rule]:
 
 def vae_rules(config: VAEConfig) -> list[Rule]:
     """Rules of a VAE's every key."""
-    with torch.device("meta"):
+    with without_memory():
         keys = VAE(config).state_dict().keys()
     last = len(config.block_out_channels) - 1
     places = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
@@ -150,7 +151,7 @@ def vae_rules(config: VAEConfig) -> list[Rule]:
 
 def text_rules(config: TextConfig, layout: Literal["clip", "open_clip"]) -> list[Rule]:
     """Rules of a text encoder's every key: transformers' layout (SD 1.x) or OpenCLIP's (SD 2.x)."""
-    with torch.device("meta"):
+    with without_memory():
         keys = TextEncoder(config).state_dict().keys()
     if layout == "clip":
         return [Rule((key,), CLIP + key) for key in keys]

@@ -14,7 +14,11 @@ from lienzo.models.clip import TextConfig, TextEncoder
 from lienzo.models.tokenizer import Tokenizer
 from lienzo.models.unet import UNet, UNetConfig
 from lienzo.models.vae import VAE, VAEConfig
+from lienzo.weights.meta import without_memory
 from lienzo.weights.read import Checkpoint
+
+FORGET_EVERY = 2**26
+"""Bytes cast between two times that the file's pages are given back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,7 @@ class Configs:
                 f"{self.unet.out_channels}."
             )
         try:
-            with torch.device("meta"):
+            with without_memory():
                 return {"text_encoder": TextEncoder(self.text_encoder), "unet": UNet(self.unet), "vae": VAE(self.vae)}
         except (TypeError, ValueError, ArithmeticError, IndexError, RuntimeError) as error:
             raise ConfigError(f"No network can be built from these configurations: {error}.") from None
@@ -106,23 +110,31 @@ class Model:
         linear = self.configs.unet.use_linear_projection
         return "sd2" if linear or self.configs.text_encoder.hidden_act == "gelu" else "sd1"
 
+    def forget_pages(self) -> None:
+        """Give the file's pages that were read so far back to the system; they come again when they are used."""
+        for file in self.files:
+            file.forget_pages()
+
     def build(self, *, dtype: torch.dtype | None, device: torch.device) -> Bundle:
         """Networks whose weights are the mapped file itself, or its cast to another dtype or device."""
         if self.tokenizer is None:
             raise ValueError(f"{self.name} was opened without its tokenizer.")
         dtype = dtype or (torch.float32 if device.type == "cpu" else None)
         networks = self.configs.networks()
-        copied = True
+        copied = 0
         for part, network in networks.items():
-            cast = {}
+            values = {}
             for key, value in self.tensors[part].items():
-                cast[key] = value.to(device, dtype).contiguous()
-                copied &= cast[key] is not value
-            network.load_state_dict(cast, strict=True, assign=True)
+                values[key] = value.to(device, dtype).contiguous()
+                if values[key] is not value:
+                    copied += value.nbytes
+                if copied > FORGET_EVERY:  # the file's pages would count as memory beside their copies
+                    self.forget_pages()
+                    copied = 0
+            network.load_state_dict(values, strict=True, assign=True)
             network.eval().requires_grad_(False)
-        if copied:  # else pages are the weights themselves
-            for file in self.files:
-                file.forget_pages()
+        if copied:
+            self.forget_pages()
         text_encoder, unet, vae = (networks[part] for part in COMPONENTS)
         assert isinstance(text_encoder, TextEncoder)
         assert isinstance(unet, UNet)
