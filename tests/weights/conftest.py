@@ -1,5 +1,6 @@
 """Tiny models in every layout, made once a session."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,12 @@ import torch
 
 import tiny
 from lienzo import weights
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests need not survive a power cut, and a busy disk makes each sync take seconds."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="session")

@@ -76,6 +76,8 @@ def test_single_files_find_a_cached_tokenizer(
     file = Path(shutil.copy(files["sd1"], tmp_path / "alone.safetensors"))
     put(cache, folders["sd1"], "CompVis/stable-diffusion-v1-4")
     assert weights.load(file, offline=True).family == "sd1"
+    bundle = weights.load(file, offline=True, config="CompVis/stable-diffusion-v1-4")
+    assert bundle.notes == ("configurations from the folder given",)
 
 
 def test_models_at_hand(cache: Path, folders: dict[str, Path], files: dict[str, Path]) -> None:

@@ -86,7 +86,7 @@ def load(
         prediction_type: overrides the model's own: "epsilon", "v_prediction" or "sample".
         ema: a single file's averaged weights.
         tokenizer: a folder or hub id, instead of the model's own.
-        config: of a single file: a diffusers folder with its configurations, or its original `.yaml`.
+        config: of a single file: a diffusers folder or hub id with its configurations, or its original `.yaml`.
 
     Returns:
         Networks in evaluation mode that need no gradients; `notes` says what is odd.

@@ -65,8 +65,9 @@ class Checkpoint:
 
     def forget_pages(self) -> None:
         """Give the pages read so far back to the system. Only for tensors that nobody has written to."""
-        for mapped in self.maps:
-            mapped.madvise(mmap.MADV_DONTNEED)
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            for mapped in self.maps:
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def read(path: str | Path) -> Checkpoint:
@@ -215,8 +216,6 @@ def _torch_zip(path: Path, mapped: mmap.mmap) -> Checkpoint:
             if len(pickles) != 1:
                 raise FormatError(f"{path} is a zip archive but no torch checkpoint: it has no data.pkl.")
             prefix = pickles[0].removesuffix("data.pkl")
-            if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
-                raise FormatError(f"{path} was written on a big-endian machine, which is not supported.")
             info = archive.getinfo(pickles[0])
             if info.file_size > MAX_HEADER or info.compress_type != zipfile.ZIP_STORED:
                 raise FormatError(
@@ -226,6 +225,9 @@ def _torch_zip(path: Path, mapped: mmap.mmap) -> Checkpoint:
             places = {i.filename.removeprefix(f"{prefix}data/"): _place(path, mapped, i) for i in archive.infolist()}
     except ZIP_ERRORS as error:
         raise FormatError(f"{path} is a damaged zip archive ({error}). Fetch it again.") from None
+    first, size = places.get(f"{prefix}byteorder", (0, 0))
+    if size and mapped[first : first + size] != b"little":
+        raise FormatError(f"{path} was written on a big-endian machine, which is not supported.")
 
     def place(storage: Storage) -> tuple[int, int]:
         if storage.key not in places:

@@ -35,7 +35,9 @@ def save(model: Bundle | Model, out: str | Path, *, dtype: torch.dtype | None = 
     """Write a model: as one file where `out` ends in ".safetensors", else as a diffusers folder.
 
     A single file holds no vocabulary, so its tokenizer is written as a folder `<stem>.tokenizer` beside it; the
-    configurations, which the original layout lacks too, go into the file's header.
+    configurations, which the original layout lacks too, go into the file's header. Only the networks' weights are kept:
+    not what original files hold beside them (averages, training leftovers, OpenCLIP's last layer, which SD 2.x does not
+    run).
 
     Args:
         dtype: cast the weights; None: as they are.

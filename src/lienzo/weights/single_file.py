@@ -96,13 +96,15 @@ def open_single_file(
         ema: take the averaged U-Net (`model_ema.*`) instead of the last one.
         tokenizer: folder or hub id; None: a folder `<file's stem>.tokenizer` or `tokenizer` beside the file,
             `config`'s, or that of a published model of the family from the hub or its cache.
-        config: a diffusers folder (its weights are not read), or an original `.yaml`.
+        config: a diffusers folder or hub id (its weights are not read), or an original `.yaml`.
 
     Raises:
         WeightsError: a damaged, foreign or incomplete file; no tokenizer to be had.
         ConfigError: sizes for which the family's rule makes no sense; give `config`.
     """
     file = read(path)
+    if config is not None and not Path(config).exists() and hub.HUB_ID.fullmatch(str(config)):
+        config = hub.fetch(str(config), offline=offline, only=hub.PARTS)
     tensors = dict(file.tensors)
     _refuse_foreign(path, tensors)
     layout: Literal["clip", "open_clip"] = "open_clip" if f"{OPEN_CLIP}token_embedding.weight" in tensors else "clip"
@@ -126,8 +128,7 @@ def open_single_file(
     found = _fitted(path, tensors, rules, {part: network.state_dict() for part, network in networks.items()}, layout)
     if not ema and any(k.startswith(EMA) for k in tensors):
         notes.append("the file also holds averaged (EMA) weights, not used; choose them with ema=True")
-    unused = sum(UNUSED.fullmatch(k) is not None for k in tensors)
-    if unused:
+    if unused := len(tensors) - sum(len(part) for part in rules.values()):
         notes.append(f"{unused} tensors that belong to no network were left out")
     model = Model(
         name=name,
