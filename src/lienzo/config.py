@@ -43,7 +43,9 @@ class Config:
                         "This model needs something that lienzo does not have."
                     )
             elif key not in cls.IGNORED and not key.startswith("_"):
-                raise ConfigError(f"{cls.__name__}: unknown key {key!r} (value {value!r}). Known: {', '.join(sorted(names))}.")
+                raise ConfigError(
+                    f"{cls.__name__}: unknown key {key!r} (value {value!r}). Known: {', '.join(sorted(names))}."
+                )
         try:
             return cls(**known)
         except TypeError as error:

@@ -1,19 +1,19 @@
 """Every error that lienzo raises on purpose.
 
-    LienzoError
-    ├── InputError(ValueError)      what the user asked for cannot be done as asked; the command line exits with 2
-    │   ├── RequestError            a field of the request: size, steps, guidance, prompt ...
-    │   ├── ImageError              an input picture that cannot be read or used
-    │   ├── ConfigError             a configuration file: unknown key, unsupported value
-    │   ├── MetadataError           a picture without (or with damaged) lienzo metadata
-    │   └── MissingExtraError       the feature needs an optional dependency
-    ├── WeightsError                a model that cannot be loaded
-    │   ├── ModelNotFoundError      no such folder, file or hub id (or the network is off)
-    │   ├── FormatError             a damaged, lying or unknown file
-    │   ├── UnsafePickleError       a pickle that asks for more than tensors; nothing of it was run
-    │   └── KeysError               missing, unexpected or wrongly shaped tensors, all of them listed
-    ├── OutputError                 the picture could not be written
-    └── NonFiniteError              NaN or infinity appeared while a picture was made
+LienzoError
+├── InputError(ValueError)      what the user asked for cannot be done as asked; the command line exits with 2
+│   ├── RequestError            a field of the request: size, steps, guidance, prompt ...
+│   ├── ImageError              an input picture that cannot be read or used
+│   ├── ConfigError             a configuration file: unknown key, unsupported value
+│   ├── MetadataError           a picture without (or with damaged) lienzo metadata
+│   └── MissingExtraError       the feature needs an optional dependency
+├── WeightsError                a model that cannot be loaded
+│   ├── ModelNotFoundError      no such folder, file or hub id (or the network is off)
+│   ├── FormatError             a damaged, lying or unknown file
+│   ├── UnsafePickleError       a pickle that asks for more than tensors; nothing of it was run
+│   └── KeysError               missing, unexpected or wrongly shaped tensors, all of them listed
+├── OutputError                 the picture could not be written
+└── NonFiniteError              NaN or infinity appeared while a picture was made
 """
 
 from collections.abc import Iterable, Mapping
@@ -89,7 +89,9 @@ class KeysError(WeightsError):
         lines += _listed("unexpected", self.unexpected)
         lines += _listed(
             "wrong shape",
-            tuple(f"{k}: got {list(got)}, expected {list(want)}" for k, (got, want) in sorted(self.wrong_shape.items())),
+            tuple(
+                f"{k}: got {list(got)}, expected {list(want)}" for k, (got, want) in sorted(self.wrong_shape.items())
+            ),
         )
         super().__init__("\n".join(lines))
 

@@ -28,7 +28,7 @@ def network(x: Tensor, t: float | Tensor) -> Tensor:
 
 
 def reference(name: str, prediction: str, grid: str, steps: int, extra: dict, start: int = 0) -> list[Tensor]:
-    """diffusers' latents after every step, in its own coordinates."""
+    """diffusers' latents after every evaluation, in its own coordinates."""
     config = {**BASE, "prediction_type": prediction, **extra}
     cls = getattr(diffusers, SAMPLERS[name].published.partition("/")[0])
     if name in ("ddim", "ddpm", "lcm"):
@@ -58,9 +58,7 @@ def reference(name: str, prediction: str, grid: str, steps: int, extra: dict, st
         output = network(scheduler.scale_model_input(x, t), t)
         x = scheduler.step(output, t, x, **kwargs, return_dict=False)[0]
         seen.append(x)
-    if name == "plms":
-        return seen[1:] if steps > 1 else seen
-    return [*seen[1::2], seen[-1]] if name == "heun" else seen
+    return seen
 
 
 def ours(name: str, prediction: str, grid: str, steps: int, extra: dict) -> list[Tensor]:
@@ -76,12 +74,12 @@ def ours(name: str, prediction: str, grid: str, steps: int, extra: dict) -> list
     if name == "ddim":
         options["eta"] = 0.5
     if "prediction" in row.takes:
-        options["prediction"] = prediction
+        options |= {"prediction": prediction, "doubled": levels.doubled}
     walk = row.walk(denoise, x, levels.steps, lambda: torch.randn(SHAPE, generator=generator), **options)
     preserving = name not in ("euler", "euler_a", "heun")
-    return [
-        x / math.sqrt(1 + t * t) if preserving else x for (x, _), (_, t) in zip(walk, levels.steps, strict=True)
-    ]
+    seen = [x / math.sqrt(1 + level * level) if preserving else x for x, _, level in walk]
+    assert len(seen) == row.evaluations(levels)
+    return seen
 
 
 def grids_of(name: str) -> list[str]:
@@ -102,7 +100,7 @@ def check(name: str, prediction: str, grid: str, steps: int, extra: dict) -> Non
     theirs, mine = reference(name, prediction, grid, steps, extra), ours(name, prediction, grid, steps, extra)
     assert len(theirs) == len(mine)
     for i, (a, b) in enumerate(zip(theirs, mine, strict=True)):
-        assert (a - b).abs().max() <= 1e-4 * a.abs().max(), f"step {i} of {len(mine)}"
+        assert (a - b).abs().max() <= 1e-4 * a.abs().max(), f"evaluation {i} of {len(mine)}"
 
 
 @pytest.mark.parametrize(

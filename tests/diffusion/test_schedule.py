@@ -50,7 +50,7 @@ def test_refuses_what_it_does_not_know() -> None:
         ScheduleConfig.from_dict({"betta": 1})
     with pytest.raises(ConfigError, match="did you mean scaled_linear"):
         ScheduleConfig.from_dict({"beta_schedule": "scaled_linea"})
-    with pytest.raises(ConfigError, match="clip_sample"):
-        ScheduleConfig.from_dict({"clip_sample": True})
+    with pytest.raises(ConfigError, match="thresholding"):
+        ScheduleConfig.from_dict({"thresholding": True})
     with pytest.raises(ConfigError, match="zero-terminal"):
         ScheduleConfig(rescale_betas_zero_snr=True)

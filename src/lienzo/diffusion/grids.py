@@ -59,7 +59,6 @@ class Convention:
     limit: float = 4096.0
 
 
-
 def _truncated(t: float) -> float:
     """Towards zero, as published; rounding in its fp32 tables puts SD's last timestep a hair below 999, so at 998."""
     return max(0.0, math.floor(t - 1e-4))
@@ -83,12 +82,14 @@ class Grid:
         steps: (from level, to level) of every step, falling. As a rule each starts where the one before ended.
         times: noise level -> the timestep that the network is told.
         start: what a standard normal is multiplied by to become x at the first level.
+        doubled: PLMS only. Its first step is made twice: a trial to the first of these levels, whose outcome is read at
+            the second; then the step itself, from the third. As a rule (to, to, from) of the first step.
     """
 
     steps: tuple[tuple[float, float], ...]
     times: Mapping[float, float]
     start: float
-    doubled_start: bool = False
+    doubled: tuple[float, float, float] | None = None
 
     @property
     def end(self) -> float:
@@ -108,15 +109,22 @@ class Grid:
                 f"strength={strength:g} of {n} steps leaves none to run: use strength >= {1 / n:.3g}, or more steps."
             )
         steps = self.steps[n - run :]
-        if self.doubled_start and run < n:
-            # The published PLMS lists its second timestep twice, so entering at index n - run is one level earlier;
-            # it then moves two timesteps on after its first step, with one left out.
-            steps = (self.steps[n - run - 1], *self.steps[n - run + 1 :])
+        if self.doubled is not None and run < n:
+            # The published PLMS lists its second timestep twice, so it enters one level early, and after its doubled
+            # step it leaves one level out. Entering at the second timestep it even takes both listings for its start.
+            (early, to), *rest = self.steps[n - run - 1 :]
+            if n - run > 1:
+                return replace(self, steps=((early, to), *rest[1:]), doubled=(to, to, early))
+            return replace(self, steps=((to, to), *rest[1:]), doubled=(rest[0][1], to, early))
         return replace(self, steps=steps)
 
 
 def make_grid(
-    schedule: Schedule, convention: Convention, steps: int, grid: str | None = None, sigmas: Sequence[float] | None = None
+    schedule: Schedule,
+    convention: Convention,
+    steps: int,
+    grid: str | None = None,
+    sigmas: Sequence[float] | None = None,
 ) -> Grid:
     """Lay out the levels of a run.
 
@@ -131,9 +139,13 @@ def make_grid(
     table = tuple(min(s, convention.limit) for s in schedule.sigmas)
     last = len(table) - 1
     if sigmas is not None:
-        levels = list(sigmas)
-        times = {s: schedule.time(s) for s in levels}
-        return Grid(steps=tuple(pairwise(levels)), times=times, start=_start(levels[0], convention, "linspace"))
+        levels, pairs = list(sigmas), tuple(pairwise(sigmas))
+        return Grid(
+            steps=pairs,
+            times={s: schedule.time(s) for s in levels},
+            start=_start(levels[0], convention, "linspace"),
+            doubled=(levels[1], levels[1], levels[0]) if convention.doubled_start and len(pairs) > 1 else None,
+        )
 
     name = grid or default_grid(schedule, convention)
     if name not in GRIDS:
@@ -146,7 +158,9 @@ def make_grid(
     if name in SPACINGS or name in ("sgm_uniform", "lcm"):
         times_list = _timesteps(name, steps, schedule, convention)
         if times_list[0] > last or any(a <= b for a, b in pairwise(times_list)):
-            raise RequestError(f"{steps} steps do not fit the {name} grid of {last + 1} timesteps: ask for fewer steps.")
+            raise RequestError(
+                f"{steps} steps do not fit the {name} grid of {last + 1} timesteps: ask for fewer steps."
+            )
         levels = [_interpolate(table, t) for t in times_list]
     else:
         if name == "ays":
@@ -165,11 +179,13 @@ def make_grid(
     if convention.stride and name in SPACINGS:
         stride = (last + 1) // steps
         targets = [table[int(t) - stride] if t >= stride else end for t in times_list]
+    pairs = tuple(zip(levels, targets, strict=True))
+    first, second = pairs[0]
     return Grid(
-        steps=tuple(zip(levels, targets, strict=True)),
+        steps=pairs,
         times=dict(zip(levels, times_list, strict=True)),
         start=_start(levels[0], convention, spacing),
-        doubled_start=convention.doubled_start,
+        doubled=(second, second, first) if convention.doubled_start and steps > 1 else None,
     )
 
 
@@ -209,7 +225,9 @@ def _timesteps(spacing: str, steps: int, schedule: Schedule, convention: Convent
         case _:  # lcm
             original = schedule.config.original_inference_steps
             if steps > original:
-                raise RequestError(f"steps={steps}: latent consistency models were distilled on {original}; ask for at most that.")
+                raise RequestError(
+                    f"steps={steps}: latent consistency models were distilled on {original}; ask for at most that."
+                )
             falling = [float(i * (total // original) - 1) for i in range(original, 0, -1)]
             return [falling[i * original // steps] for i in range(steps)]
     falling = rising[::-1]

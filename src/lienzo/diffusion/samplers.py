@@ -11,23 +11,24 @@ A sampler is called as sampler(denoise, x, steps, noise, **options):
     steps                   pairs (from level, to level), see `grids.Grid`
     noise()                 a fresh standard normal of x's shape
 
-It yields (x, x0) once a step. Sending a tensor back replaces x: that is how inpainting keeps what it must keep.
+It yields (x, x0, level) after every evaluation: the level is the one at which x is read next. Sending a tensor back
+replaces x: that is how inpainting keeps what it must keep.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lienzo.diffusion.grids import DDIM, DDPM, EULER, LCM, MULTISTEP, PLMS, Convention
+from lienzo.diffusion.grids import DDIM, DDPM, EULER, LCM, MULTISTEP, PLMS, Convention, Grid
 from lienzo.diffusion.prediction import Denoise, from_x0, to_x0
 from lienzo.diffusion.schedule import Prediction
 
-Walk = Generator[tuple[Tensor, Tensor], Tensor | None, None]
+Walk = Generator[tuple[Tensor, Tensor, float], Tensor | None, None]
 Steps = Sequence[tuple[float, float]]
 Noise = Callable[[], Tensor]
 
@@ -53,13 +54,10 @@ def relabel(x: Tensor, level: float, s: float) -> Tensor:
 
 def ddim(denoise: Denoise, x: Tensor, steps: Steps, noise: Noise, *, eta: float = 0.0) -> Walk:
     """DDIM, eq. 12 of arXiv:2010.02502. eta = 0 is Euler's method, eta = 1 is DDPM and ancestral Euler."""
-    level = steps[0][0]
-    for s, t in steps:
-        x = relabel(x, level, s)
+    for s, t, level in _with_next(steps):
         x0 = denoise(x, s)
-        x = advance(x, x0, s, t, noise, fresh(s, t, eta))
-        x = _or(x, (yield x, x0))
-        level = t
+        x = relabel(advance(x, x0, s, t, noise, fresh(s, t, eta)), t, level)
+        x = _or(x, (yield x, x0, level))
 
 
 def heun(denoise: Denoise, x: Tensor, steps: Steps, noise: Noise) -> Walk:
@@ -68,35 +66,45 @@ def heun(denoise: Denoise, x: Tensor, steps: Steps, noise: Noise) -> Walk:
         x0 = mean = denoise(x, s)
         if t > 0:
             y = advance(x, x0, s, t)
+            y = _or(y, (yield y, x0, t))
             slope = ((x - x0) / s + (y - denoise(y, t)) / t) / 2
             mean = x - s * slope
         x = advance(x, mean, s, t)
-        x = _or(x, (yield x, x0))
+        x = _or(x, (yield x, x0, t))
 
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
-def plms(denoise: Denoise, x: Tensor, steps: Steps, noise: Noise, *, prediction: Prediction = "epsilon") -> Walk:
+def plms(
+    denoise: Denoise,
+    x: Tensor,
+    steps: Steps,
+    noise: Noise,
+    *,
+    doubled: tuple[float, float, float] | None,
+    prediction: Prediction = "epsilon",
+) -> Walk:
     """Pseudo linear multistep, eq. 9 and 12 of arXiv:2202.09778: Adams-Bashforth on the network's own output.
 
-    The first step evaluates twice (a Heun step), so n steps cost n + 1 evaluations.
+    The first step is made twice, as Heun's is (`doubled`, see `grids.Grid`), so n steps cost n + 1 evaluations.
     """
     kind: Prediction = "v_prediction" if prediction == "v_prediction" else "epsilon"
     past: deque[Tensor] = deque(maxlen=4)
-    level = steps[0][0]
-    for i, (s, t) in enumerate(steps):
-        x = relabel(x, level, s)
+    for i, (s, t, level) in enumerate(_with_next(steps)):
         x0 = denoise(x, s)
         past.appendleft(from_x0(x0, x, s, kind))
-        if i == 0 and len(steps) > 1:
-            y = advance(x, x0, s, t)
-            output = (past[0] + from_x0(denoise(y, t), y, t, kind)) / 2
+        if i == 0 and doubled is not None:
+            to, seen, start = doubled
+            y = relabel(advance(x, x0, s, to), to, seen)
+            y = _or(y, (yield y, x0, seen))
+            output = (past[0] + from_x0(denoise(y, seen), y, seen, kind)) / 2
         else:
+            start = s
             output = _weighted(ADAMS_BASHFORTH[len(past) - 1], past)
-        x = advance(x, to_x0(output, x, s, kind), s, t)
-        x = _or(x, (yield x, x0))
-        level = t
+        x = relabel(x, s, start)
+        x = relabel(advance(x, to_x0(output, x, start, kind), start, t), t, level)
+        x = _or(x, (yield x, x0, level))
 
 
 def multistep(
@@ -126,7 +134,7 @@ def multistep(
         used = min(order, len(steps) - i, len(points))
         up = t * math.sqrt(-math.expm1(2 * eta * (_lambda(s) - _lambda(t)))) if eta > 0 and t > 0 else 0.0
         x = advance(x, _extrapolate(points[:used], _lambda(t)), s, t, noise, up)
-        x = _or(x, (yield x, x0))
+        x = _or(x, (yield x, x0, t))
 
 
 def lcm(denoise: Denoise, x: Tensor, steps: Steps, noise: Noise) -> Walk:
@@ -137,7 +145,13 @@ def lcm(denoise: Denoise, x: Tensor, steps: Steps, noise: Noise) -> Walk:
     for s, t in steps:
         x0 = denoise(x, s)
         x = advance(x, x0, s, t, noise, t)
-        x = _or(x, (yield x, x0))
+        x = _or(x, (yield x, x0, t))
+
+
+def _with_next(steps: Steps) -> Iterator[tuple[float, float, float]]:
+    """(from level, to level, the level at which the next step reads what came out)."""
+    for i, (s, t) in enumerate(steps):
+        yield s, t, steps[i + 1][0] if i + 1 < len(steps) else t
 
 
 def _or(x: Tensor, sent: Tensor | None) -> Tensor:
@@ -197,7 +211,8 @@ class Sampler:
         walk: the generator function.
         convention: how its published implementation lays out noise levels (`grids.py`).
         options: fixed keyword arguments of `walk`.
-        takes: names of request settings that `walk` understands, e.g. eta.
+        takes: names of what `walk` wants to know of the request (eta, order), the model (prediction) or the grid (doubled).
+        evaluations: how often `walk` asks the network on a grid.
         stochastic: draws fresh noise in its steps.
         published: the scheduler class of diffusers that means this sampler.
         about: one line for `lienzo samplers`.
@@ -207,6 +222,7 @@ class Sampler:
     convention: Convention
     options: Mapping[str, Any] = field(default_factory=dict)
     takes: tuple[str, ...] = ()
+    evaluations: Callable[[Grid], int] = lambda grid: len(grid.steps)
     stochastic: bool = False
     published: str
     about: str
@@ -222,7 +238,8 @@ SAMPLERS: Mapping[str, Sampler] = {
         about="ancestral sampling (arXiv:2006.11239); wants many steps",
     ),
     "plms": Sampler(
-        walk=plms, convention=PLMS, takes=("prediction",), published="PNDMScheduler",
+        walk=plms, convention=PLMS, takes=("prediction", "doubled"), published="PNDMScheduler",
+        evaluations=lambda grid: len(grid.steps) + (grid.doubled is not None),
         about="pseudo linear multistep (arXiv:2202.09778), the default of SD 1.x",
     ),
     "euler": Sampler(
@@ -235,6 +252,7 @@ SAMPLERS: Mapping[str, Sampler] = {
     ),
     "heun": Sampler(
         walk=heun, convention=EULER, published="HeunDiscreteScheduler",
+        evaluations=lambda grid: sum(1 + (t > 0) for _, t in grid.steps),
         about="second order, two evaluations a step (arXiv:2206.00364)",
     ),
     "dpmpp_2m": Sampler(

@@ -7,7 +7,7 @@ Dividing by sqrt(a_t) gives the coordinates that sampling uses, x_0 + sigma_t ep
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +32,7 @@ class ScheduleConfig(Config):
         steps_offset: added to the timesteps of the leading grid.
         set_alpha_to_one: whether DDIM and PLMS end at noise level 0 rather than at the level of timestep 0;
             None: as the published class defaults.
+        skip_prk_steps: PLMS starts without Runge-Kutta steps, the only way that lienzo has; None: as the class defaults.
         rescale_betas_zero_snr: pure noise at the last timestep (arXiv:2305.08891, algorithm 1).
     """
 
@@ -45,6 +46,7 @@ class ScheduleConfig(Config):
     timestep_spacing: str | None = None
     steps_offset: int = 0
     set_alpha_to_one: bool | None = None
+    skip_prk_steps: bool | None = None
     rescale_betas_zero_snr: bool = False
     use_karras_sigmas: bool | None = False
     use_exponential_sigmas: bool | None = False
@@ -53,7 +55,6 @@ class ScheduleConfig(Config):
     original_inference_steps: int = 50
 
     NEUTRAL: ClassVar[Mapping[str, Any]] = {
-        "clip_sample": False,
         "thresholding": False,
         "use_beta_sigmas": False,
         "use_lu_lambdas": False,
@@ -71,11 +72,21 @@ class ScheduleConfig(Config):
         "timestep_type": "discrete",
         "sigma_min": None,
         "sigma_max": None,
-        "skip_prk_steps": True,
     }
+    # clip_sample: latents have no range to clip to; the published pipelines switch it off whatever the file says
     IGNORED: ClassVar[frozenset[str]] = frozenset(
-        "clip_sample_range dynamic_thresholding_ratio sample_max_value lambda_min_clipped flow_shift time_shift_type "
-        "timestep_scaling shift_terminal sigma_data".split()
+        [
+            "clip_sample",
+            "clip_sample_range",
+            "dynamic_thresholding_ratio",
+            "sample_max_value",
+            "lambda_min_clipped",
+            "flow_shift",
+            "time_shift_type",
+            "timestep_scaling",
+            "shift_terminal",
+            "sigma_data",
+        ]
     )
 
     def __post_init__(self) -> None:
@@ -102,8 +113,16 @@ class ScheduleConfig(Config):
     def to_dict(self) -> dict[str, Any]:
         data = {key: value for key, value in super().to_dict().items() if value is not None}
         name = data.pop("class_name")
-        neutral = {"clip_sample": False, "skip_prk_steps": True}
-        return {"_class_name": name, **neutral, **data}
+        return {"_class_name": name, "clip_sample": False, **data}
+
+    def for_latents(self) -> "ScheduleConfig":
+        """With the correction that the published Stable Diffusion pipelines make to old files: `steps_offset` is 1."""
+        return replace(self, steps_offset=1)
+
+    @property
+    def starts_with_runge_kutta(self) -> bool:
+        """Whether the published PLMS would start with Runge-Kutta steps."""
+        return self.class_name == "PNDMScheduler" if self.skip_prk_steps is None else not self.skip_prk_steps
 
     @property
     def ends_at_zero(self) -> bool:
@@ -122,9 +141,9 @@ def _cosine_betas(steps: int) -> Tensor:
 
 BETAS = {
     "linear": lambda c: torch.linspace(c.beta_start, c.beta_end, c.num_train_timesteps, dtype=torch.float64),
-    "scaled_linear": lambda c: (
-        torch.linspace(c.beta_start**0.5, c.beta_end**0.5, c.num_train_timesteps, dtype=torch.float64).square()
-    ),
+    "scaled_linear": lambda c: torch.linspace(
+        c.beta_start**0.5, c.beta_end**0.5, c.num_train_timesteps, dtype=torch.float64
+    ).square(),
     "squaredcos_cap_v2": lambda c: _cosine_betas(c.num_train_timesteps),
 }
 

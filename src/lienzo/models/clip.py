@@ -55,7 +55,9 @@ class TextConfig(Config):
         if self.hidden_act not in ACTIVATIONS:
             raise ConfigError(f"TextConfig: hidden_act={self.hidden_act!r}: {nearest(self.hidden_act, ACTIVATIONS)}")
         if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(f"TextConfig: {self.num_attention_heads} heads do not divide hidden_size={self.hidden_size}.")
+            raise ConfigError(
+                f"TextConfig: {self.num_attention_heads} heads do not divide hidden_size={self.hidden_size}."
+            )
 
 
 class Embeddings(nn.Module):
@@ -145,7 +147,9 @@ class TextEncoder(nn.Module):
         """
         layers = self.text_model.encoder.layers
         if not 0 <= clip_skip < len(layers):
-            raise ConfigError(f"clip_skip={clip_skip}: this text encoder has {len(layers)} layers, so 0 to {len(layers) - 1}.")
+            raise ConfigError(
+                f"clip_skip={clip_skip}: this text encoder has {len(layers)} layers, so 0 to {len(layers) - 1}."
+            )
         x = self.text_model.embeddings(ids)
         for layer in layers[: len(layers) - clip_skip]:
             x = layer(x)

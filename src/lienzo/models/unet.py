@@ -95,7 +95,9 @@ class UNetConfig(Config):
             if len(got) != levels or not set(got) <= set(known):
                 raise ConfigError(f"UNetConfig: {field}={list(got)}: expected {levels} of {', '.join(known)}.")
         if len(self.heads) != levels:
-            raise ConfigError(f"UNetConfig: attention_head_dim={list(self.heads)}: expected {levels} numbers, one a level.")
+            raise ConfigError(
+                f"UNetConfig: attention_head_dim={list(self.heads)}: expected {levels} numbers, one a level."
+            )
         for width, heads in zip(self.block_out_channels, self.heads, strict=True):
             if width % heads:
                 raise ConfigError(f"UNetConfig: {heads} heads do not divide {width} channels.")
@@ -221,11 +223,12 @@ class SpatialTransformer(nn.Module):
 
 
 def _to_sequence(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, H * W, C)
+    return x.flatten(2).transpose(1, 2).contiguous()  # (B, C, H, W) -> (B, H * W, C)
 
 
 def _to_map(x: Tensor, like: Tensor) -> Tensor:
-    return x.transpose(1, 2).unflatten(2, like.shape[2:])  # (B, H * W, C) -> (B, C, H, W)
+    # contiguous: convolutions would go on in channels-last order otherwise, which is slower here in eager mode
+    return x.transpose(1, 2).unflatten(2, like.shape[2:]).contiguous()  # (B, H * W, C) -> (B, C, H, W)
 
 
 class Level(nn.Module):
@@ -236,7 +239,13 @@ class Level(nn.Module):
     """
 
     def __init__(
-        self, inputs: Sequence[int], width: int, heads: int, attention: bool, config: UNetConfig, resample: nn.Module | None
+        self,
+        inputs: Sequence[int],
+        width: int,
+        heads: int,
+        attention: bool,
+        config: UNetConfig,
+        resample: nn.Module | None,
     ) -> None:
         super().__init__()
         time = 4 * config.block_out_channels[0]
@@ -285,7 +294,9 @@ class Middle(nn.Module):
         time = 4 * config.block_out_channels[0]
         groups, eps = config.norm_num_groups, config.norm_eps
         self.attentions = nn.ModuleList([SpatialTransformer(width, heads, config)])
-        self.resnets = nn.ModuleList(ResBlock(width, width, time_channels=time, groups=groups, eps=eps) for _ in range(2))
+        self.resnets = nn.ModuleList(
+            ResBlock(width, width, time_channels=time, groups=groups, eps=eps) for _ in range(2)
+        )
 
     def forward(self, x: Tensor, silu_time: Tensor, context: Tensor) -> Tensor:
         x = self.attentions[0](self.resnets[0](x, silu_time), context)

@@ -55,7 +55,9 @@ class VAEConfig(Config):
         for field, block in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
             got = getattr(self, field) or (block,) * levels
             if got != (block,) * levels:
-                raise ConfigError(f"VAEConfig: {field}={list(got)} is not supported; expected {levels} times {block!r}.")
+                raise ConfigError(
+                    f"VAEConfig: {field}={list(got)} is not supported; expected {levels} times {block!r}."
+                )
             object.__setattr__(self, field, got)
 
     @property

@@ -1,6 +1,5 @@
 """The one attention that every network here uses."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,5 +22,3 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = False,
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, L, d)
     out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return out.transpose(1, 2).flatten(2).to(dtype)  # (B, L, H * d)
-
-

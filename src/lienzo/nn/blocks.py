@@ -1,5 +1,6 @@
 """Residual, sampling and feed-forward blocks of the U-Net and the VAE. Pictures are (B, C, H, W), sequences (B, L, D)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -70,5 +71,39 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W), or (B, C, *size)."""
+        height, width = x.shape[2:]
+        # below 16x16, adding up the kernel costs more than it saves
+        if size in (None, (2 * height, 2 * width)) and height * width >= 256:
+            return upsample_conv(x, self.conv.weight, self.conv.bias)
         scale = 2.0 if size is None else None
         return self.conv(F.interpolate(x, size=size, scale_factor=scale, mode="nearest"))  # type: ignore[no-any-return]
+
+
+def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3x3 convolution of the doubled x, from x itself, with 4/9 of the multiplications.
+
+    After nearest-neighbour doubling, the three rows that a kernel covers come from two rows of x only: for even output
+    rows the lower two fall together, for odd ones the upper two. Likewise for columns. So every quarter of the output
+    is a 2x2 convolution of x whose kernel is a sum of the 3x3 one's parts.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (C_out, C, 3, 3).
+
+    Returns:
+        (B, C_out, 2H, 2W).
+    """
+    height, width = x.shape[2:]
+    padded = F.pad(x, (1, 1, 1, 1))
+    out = x.new_empty(x.shape[0], weight.shape[0], 2 * height, 2 * width)
+    for row, by_row in enumerate(_merged(weight, 2)):
+        for column, kernel in enumerate(_merged(by_row, 3)):
+            part = padded[:, :, row : row + height + 1, column : column + width + 1]
+            out[:, :, row::2, column::2] = F.conv2d(part, kernel, bias)
+    return out
+
+
+def _merged(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Kernels of size 2 along `dim` that act for even and for odd outputs."""
+    first, middle, last = weight.unbind(dim)
+    return torch.stack((first, middle + last), dim), torch.stack((first + middle, last), dim)

@@ -1,0 +1,375 @@
+"""diffusers' names over lienzo's own door: with only the import changed, a script runs.
+
+What is not supported is an error that says so; nothing is accepted and ignored. One difference is by design: noise is
+drawn on the CPU, so generators must be CPU generators, and a picture does not depend on the device.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+
+from lienzo.diffusion.samplers import SAMPLERS
+from lienzo.diffusion.schedule import Schedule, ScheduleConfig
+from lienzo.errors import RequestError, nearest
+from lienzo.images import to_image
+from lienzo.models.bundle import Bundle
+from lienzo.pipeline.generate import Sample, Step, decode, default_sampler, sample
+from lienzo.pipeline.request import Request
+from lienzo.rng import generator as seeded
+from lienzo.rng import new_seed
+from lienzo.weights import load
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Tensor]]
+Several = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class StableDiffusionPipelineOutput:
+    """Attributes as diffusers names them; `nsfw_content_detected` is None, since no safety checker ran."""
+
+    images: Any
+    nsfw_content_detected: None = None
+
+
+class _Pipeline:
+    """What the three pipelines share."""
+
+    __slots__ = ("_bundle", "_tiling")
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._tiling: bool | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
+        local_files_only: bool = False,
+        use_safetensors: bool | None = None,
+        safety_checker: None = None,
+        requires_safety_checker: bool = False,
+        feature_extractor: None = None,
+        **unsupported: Any,
+    ) -> Self:
+        """Load a folder, a single file or a hub id.
+
+        Args:
+            torch_dtype: None is fp32.
+            local_files_only: never ask the hub.
+            safety_checker, feature_extractor: None only; no checker runs.
+
+        Raises:
+            RequestError: an argument that is not supported.
+            WeightsError: the model cannot be loaded.
+        """
+        _refuse(unsupported, "from_pretrained", "torch_dtype, revision, variant, local_files_only")
+        if safety_checker is not None or requires_safety_checker or feature_extractor is not None:
+            raise RequestError("safety_checker and feature_extractor: only None is supported; no checker runs.")
+        if use_safetensors is False:
+            raise RequestError("use_safetensors=False: safetensors are always preferred; leave it out.")
+        offline = True if local_files_only else None
+        bundle = load(
+            pretrained_model_name_or_path, dtype=torch_dtype, revision=revision, variant=variant, offline=offline
+        )
+        for note in bundle.notes:
+            warnings.warn(note, stacklevel=2)
+        return cls(bundle)
+
+    @classmethod
+    def from_single_file(cls, path: str | Path, *, torch_dtype: torch.dtype | None = None, **options: Any) -> Self:
+        """Load an original `.safetensors` or `.ckpt` file; options are those of `lienzo.weights.load`."""
+        return cls(load(path, dtype=torch_dtype, **options))
+
+    def to(self, *where: str | torch.device | torch.dtype) -> Self:
+        """Move the networks to a device, cast them to a dtype, or both."""
+        nets = {name: getattr(self._bundle, name).to(*where) for name in ("text_encoder", "unet", "vae")}
+        self._bundle = replace(self._bundle, **nets)
+        return self
+
+    def enable_vae_tiling(self) -> None:
+        """Decode in overlapping tiles."""
+        self._tiling = True
+
+    def disable_vae_tiling(self) -> None:
+        """Decode whole."""
+        self._tiling = False
+
+    @property
+    def scheduler(self) -> Any:
+        """The noise schedule; assign a diffusers scheduler (or anything with its `config`) to change sampler and grid."""
+        return self._bundle.schedule
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Any) -> None:
+        if not isinstance(scheduler, Schedule):
+            settings = {k: v for k, v in dict(scheduler.config).items() if not k.startswith("_")}
+            name = type(scheduler).__name__
+            scheduler = Schedule(ScheduleConfig.from_dict({"_class_name": name, **settings}))
+        self._bundle = replace(self._bundle, schedule=scheduler)
+        default_sampler(self._bundle)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"lienzo's {type(self).__name__} has no {name!r}. It has: "
+            f"{', '.join(n for n in dir(type(self)) if not n.startswith('_'))}. "
+            "Attention is always computed without its matrix and pictures are decoded one by one, so diffusers' "
+            "memory switches are not needed."
+        )
+
+    def _run(
+        self,
+        prompt: Several | None,
+        negative_prompt: Several | None,
+        num_images_per_prompt: int | None,
+        generator: Generator | Sequence[Generator] | None,
+        latents: Tensor | None,
+        output_type: str,
+        return_dict: bool,
+        guidance_scale: float,
+        clip_skip: int | None,
+        callback_on_step_end: Callback | None,
+        tensor_inputs: Sequence[str],
+        inputs: Sequence[Mapping[str, Any]],
+        settings: Mapping[str, Any],
+    ) -> Any:
+        if output_type not in OUTPUT_TYPES:
+            raise RequestError(f"output_type={output_type!r}: {nearest(output_type, OUTPUT_TYPES)}")
+        if list(tensor_inputs) != ["latents"]:
+            raise RequestError(
+                f"callback_on_step_end_tensor_inputs={list(tensor_inputs)}: only ['latents'] is supported."
+            )
+        if prompt is None:
+            raise RequestError("prompt: got None; give a string or a list of them. Embeddings are not supported.")
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        negatives = _as_many("negative_prompt", negative_prompt or "", len(prompts))
+        pictures = list(inputs) * len(prompts) if len(inputs) == 1 else list(inputs)
+        if len(pictures) != len(prompts):
+            raise RequestError(
+                f"image: got {len(pictures)} pictures for {len(prompts)} prompts; give one, or one each."
+            )
+        copies = 1 if num_images_per_prompt is None else num_images_per_prompt
+        if copies < 1:
+            raise RequestError(f"num_images_per_prompt={copies}: at least 1.")
+        requests = [
+            Request(
+                text,
+                negative_prompt=negative,
+                # diffusers guides above 1 only
+                guidance_scale=max(1.0, guidance_scale),
+                clip_skip=clip_skip or 0,
+                vae_tiling=self._tiling,
+                **picture,
+                **settings,
+            )
+            for text, negative, picture in zip(prompts, negatives, pictures, strict=True)
+            for _ in range(copies)
+        ]
+        run = sample(self._bundle, requests, generators=_sources(generator, len(requests)), latents=latents)
+        samples = self._iterate(run, callback_on_step_end)
+        images = _output(self._bundle, samples, output_type)
+        return StableDiffusionPipelineOutput(images) if return_dict else (images, None)
+
+    def _iterate(self, run: Any, callback: Callback | None) -> tuple[Sample, ...]:
+        sent: Tensor | None = None
+        while True:
+            try:
+                step: Step = run.send(sent)
+            except StopIteration as finished:
+                samples: tuple[Sample, ...] = finished.value
+                return samples
+            sent = None
+            if callback is not None:
+                sent = self._call_back(callback, step)
+
+    def _call_back(self, callback: Callback, step: Step) -> Tensor | None:
+        """Show the latents in the coordinates of the published scheduler, and take back what the callback returns."""
+        whole = SAMPLERS[default_sampler(self._bundle)].convention.starts_at_sigma
+        scale = 1.0 if whole else math.sqrt(1 + step.sigma * step.sigma)
+        shown = step.x / scale
+        returned = callback(self, step.index - 1, torch.tensor(step.time), {"latents": shown})
+        if not isinstance(returned, Mapping):
+            raise RequestError(
+                f"callback_on_step_end returned {type(returned).__name__}; return the dict it was given."
+            )
+        changed = returned.get("latents", shown)
+        return None if changed is shown else changed * scale
+
+
+class StableDiffusionPipeline(_Pipeline):
+    """Text to picture, with diffusers' argument names and defaults."""
+
+    def __call__(
+        self,
+        prompt: Several | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        negative_prompt: Several | None = None,
+        num_images_per_prompt: int | None = 1,
+        eta: float = 0.0,
+        generator: Generator | Sequence[Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        guidance_rescale: float = 0.0,
+        clip_skip: int | None = None,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **unsupported: Any,
+    ) -> Any:
+        """Make pictures. `latents` is the initial noise, (B, C, h, w); `output_type` one of pil, np, pt, latent."""
+        _refuse(unsupported, "StableDiffusionPipeline", _names(StableDiffusionPipeline))
+        settings = {
+            "height": height,
+            "width": width,
+            "guidance_rescale": guidance_rescale,
+            "steps": num_inference_steps,
+        }
+        return self._run(
+            prompt, negative_prompt, num_images_per_prompt, generator, latents, output_type, return_dict, guidance_scale,
+            clip_skip, callback_on_step_end, callback_on_step_end_tensor_inputs, [{}], settings | {"eta": eta},
+        )  # fmt: skip
+
+
+class StableDiffusionImg2ImgPipeline(_Pipeline):
+    """Picture to picture, with diffusers' argument names and defaults."""
+
+    def __call__(
+        self,
+        prompt: Several | None = None,
+        image: Image.Image | Sequence[Image.Image] | None = None,
+        strength: float = 0.8,
+        num_inference_steps: int | None = 50,
+        guidance_scale: float | None = 7.5,
+        negative_prompt: Several | None = None,
+        num_images_per_prompt: int | None = 1,
+        eta: float | None = 0.0,
+        generator: Generator | Sequence[Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        clip_skip: int | None = None,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **unsupported: Any,
+    ) -> Any:
+        """Make pictures from `image`; `strength` is how much of it to change."""
+        _refuse(unsupported, "StableDiffusionImg2ImgPipeline", _names(StableDiffusionImg2ImgPipeline))
+        inputs = [{"init": picture} for picture in _pictures("image", image)]
+        settings = {"strength": strength, "steps": num_inference_steps or 50}
+        return self._run(
+            prompt, negative_prompt, num_images_per_prompt, generator, None, output_type, return_dict,
+            7.5 if guidance_scale is None else guidance_scale, clip_skip, callback_on_step_end,
+            callback_on_step_end_tensor_inputs, inputs, settings | {"eta": eta or 0.0},
+        )  # fmt: skip
+
+
+class StableDiffusionInpaintPipeline(_Pipeline):
+    """Paint part of a picture anew, with diffusers' argument names and defaults."""
+
+    def __call__(
+        self,
+        prompt: Several | None = None,
+        image: Image.Image | Sequence[Image.Image] | None = None,
+        mask_image: Image.Image | Sequence[Image.Image] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        strength: float = 1.0,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        negative_prompt: Several | None = None,
+        num_images_per_prompt: int | None = 1,
+        eta: float = 0.0,
+        generator: Generator | Sequence[Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        clip_skip: int | None = None,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **unsupported: Any,
+    ) -> Any:
+        """Paint `image` anew where `mask_image` is white. Sizes default to the model's own, as in diffusers."""
+        _refuse(unsupported, "StableDiffusionInpaintPipeline", _names(StableDiffusionInpaintPipeline))
+        pictures, masks = _pictures("image", image), _pictures("mask_image", mask_image)
+        if len(pictures) != len(masks):
+            raise RequestError(f"got {len(pictures)} pictures and {len(masks)} masks; give one mask a picture.")
+        inputs = [{"init": picture, "mask": mask} for picture, mask in zip(pictures, masks, strict=True)]
+        side = self._bundle.unet.config.sample_size or 64
+        rows, columns = (side, side) if isinstance(side, int) else side
+        factor = self._bundle.vae.config.factor
+        settings = {
+            "height": height or rows * factor,
+            "width": width or columns * factor,
+            "strength": strength,
+            "steps": num_inference_steps,
+        }
+        return self._run(
+            prompt, negative_prompt, num_images_per_prompt, generator, latents, output_type, return_dict, guidance_scale,
+            clip_skip, callback_on_step_end, callback_on_step_end_tensor_inputs, inputs,
+            settings | {"eta": eta},
+        )  # fmt: skip
+
+
+def _names(cls: type) -> str:
+    code = cls.__call__.__code__
+    return ", ".join(code.co_varnames[1 : code.co_argcount])
+
+
+def _refuse(unsupported: Mapping[str, Any], where: str, supported: str) -> None:
+    if unsupported:
+        raise RequestError(
+            f"{where}: {', '.join(unsupported)} not supported, so not ignored either. Supported: {supported}."
+        )
+
+
+def _as_many(name: str, value: Several, count: int) -> list[str]:
+    values = [value] * count if isinstance(value, str) else list(value)
+    if len(values) != count:
+        raise RequestError(f"{name}: got {len(values)} for {count} prompts; give one, or one each.")
+    return values
+
+
+def _pictures(name: str, value: Image.Image | Sequence[Image.Image] | None) -> list[Image.Image]:
+    pictures = [value] if isinstance(value, Image.Image) else list(value or [])
+    if not pictures or not all(isinstance(picture, Image.Image) for picture in pictures):
+        raise RequestError(f"{name}: give a PIL picture or a list of them; got {type(value).__name__}.")
+    return pictures
+
+
+def _sources(generator: Generator | Sequence[Generator] | None, count: int) -> list[Generator]:
+    if generator is None:
+        return [seeded(new_seed()) for _ in range(count)]
+    sources = [generator] * count if isinstance(generator, Generator) else list(generator)
+    if len(sources) != count:
+        raise RequestError(f"generator: got {len(sources)} for {count} pictures; give one, or one each.")
+    if any(source.device.type != "cpu" for source in sources):
+        raise RequestError("generator: noise is drawn on the CPU, whatever the device, so give torch.Generator('cpu').")
+    return sources
+
+
+def _output(bundle: Bundle, samples: Sequence[Sample], output_type: str) -> Any:
+    for made in samples:
+        for warning in made.warnings:
+            warnings.warn(warning, stacklevel=4)
+    latents = torch.stack([made.latents for made in samples])
+    if output_type == "latent":
+        return latents
+    pixels = decode(bundle, latents, tiling=bool(samples[0].request.vae_tiling))
+    if output_type == "pil":
+        return [to_image(p) for p in pixels]
+    unit = (pixels / 2 + 0.5).clamp(0, 1)
+    return unit if output_type == "pt" else np.ascontiguousarray(unit.permute(0, 2, 3, 1).numpy())

@@ -1,0 +1,97 @@
+"""Pictures between files, PIL and tensors. The only place where they are converted.
+
+Tensors are (3, H, W) or (B, 3, H, W) in [-1, 1]; PIL pictures are RGB, masks are L. Decoding is bounded before it
+starts: a few kilobytes can claim a picture of gigabytes.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from lienzo.errors import ImageError
+
+MAX_PIXELS = 64_000_000
+"""Largest input picture (8K UHD is 33 million pixels)."""
+
+
+def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
+    """Read a picture file whole, upright and in RGB (or L where it is grey).
+
+    EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey is scaled to 8 bits, transparency is laid over
+    white. Decoding starts only after the header's size was found within `MAX_PIXELS`.
+
+    Raises:
+        ImageError: unreadable, truncated, too large, or animated.
+    """
+    what = name or (str(source) if isinstance(source, Path) else "the picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+            return normalize(image, what)
+    except FileNotFoundError:
+        raise ImageError(f"{what}: no such file.") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ImageError(f"{what}: more than {MAX_PIXELS:,} pixels. Make it smaller first.") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{what}: not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can.") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{what}: damaged or unreadable picture ({error}).") from None
+
+
+def normalize(image: Image.Image, what: str = "the picture") -> Image.Image:
+    """An upright RGB or L picture of any PIL picture; see `open_image`."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(
+            f"{what}: {image.width}x{image.height} is more than {MAX_PIXELS:,} pixels. Make it smaller first."
+        )
+    if getattr(image, "n_frames", 1) > 1:
+        raise ImageError(
+            f"{what}: animated, with {getattr(image, 'n_frames', 1)} frames. Save one frame as a still picture."
+        )
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        top = (
+            65535.0
+            if values.max() > 255 or image.mode.startswith("I;16")
+            else 255.0
+            if image.mode != "F"
+            else values.max() or 1
+        )
+        return Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("L") if image.mode in ("L", "1") else image.convert("RGB")
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB picture -> (3, H, W) fp32 in [-1, 1]."""
+    array = np.array(image.convert("RGB"), dtype=np.float32) / 255.0
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous() * 2.0 - 1.0
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """(3, H, W) in [-1, 1] (clamped) -> RGB picture."""
+    levels = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Lanczos, as the reference does it; unchanged where the size fits."""
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def mask_tensor(mask: Image.Image, width: int, height: int, *, soft: bool) -> Tensor:
+    """White where the picture is to be made anew -> (1, H, W) fp32 in [0, 1]; without `soft`, 0 or 1 split at one half."""
+    values = torch.from_numpy(np.array(resize(mask.convert("L"), width, height), dtype=np.float32) / 255.0)[None]
+    return values if soft else (values >= 0.5).float()

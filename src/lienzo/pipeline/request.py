@@ -1,0 +1,242 @@
+"""What is asked for. One definition for Python, the command line and whatever serves requests.
+
+A request describes one picture; several pictures are several requests. It is validated when it is made, cannot change,
+and has one canonical JSON form (RFC 8785), whose SHA-256 is its digest.
+"""
+
+import hashlib
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import rfc8785
+from PIL import Image
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from lienzo.diffusion.grids import GRIDS
+from lienzo.diffusion.samplers import SAMPLERS
+from lienzo.errors import RequestError, nearest
+from lienzo.images import normalize, open_image
+from lienzo.rng import SEED_LIMIT, new_seed
+
+MAX_SIDE = 8192
+MAX_AREA = 8192 * 4608
+MAX_PROMPT = 10_000
+
+
+class InputImage(BaseModel):
+    """An input picture by its pixels' digest. The pixels travel beside it, not in its JSON.
+
+    Attributes:
+        sha256: of mode, size and raw pixels, so that the same picture in another file format is the same input.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    _image: Image.Image | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Self:
+        """From any PIL picture; see `lienzo.images.normalize` for what becomes of rotation, CMYK and so on."""
+        image = normalize(image)
+        header = f"{image.mode} {image.width}x{image.height}\n".encode()
+        made = cls(sha256=hashlib.sha256(header + image.tobytes()).hexdigest(), width=image.width, height=image.height)
+        made._image = image
+        return made
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture, RGB or L.
+
+        Raises:
+            RequestError: only the digest is known, because the request was read from JSON.
+        """
+        if self._image is None:
+            raise RequestError(
+                f"the request needs its input picture ({self.width}x{self.height}, SHA-256 {self.sha256[:16]}...), "
+                "and only its digest is recorded. Give the picture itself (--init, --mask)."
+            )
+        return self._image
+
+
+def _as_input(value: Any) -> Any:
+    if isinstance(value, (str, Path)):
+        value = open_image(Path(value))
+    elif isinstance(value, bytes):
+        value = open_image(value)
+    return InputImage.of(value) if isinstance(value, Image.Image) else value
+
+
+Input = Annotated[InputImage, BeforeValidator(_as_input)]
+
+
+class Request(BaseModel):
+    """Everything that, with the weights, determines a picture.
+
+    None means "as the model has it"; `resolved` fills it in, and a finished picture always carries a complete request.
+
+    Raises:
+        RequestError: a value that is not allowed; the message says what is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    prompt: str = Field(default="", max_length=MAX_PROMPT, description="What to paint. May be empty.")
+    negative_prompt: str = Field(default="", max_length=MAX_PROMPT, description="What to steer away from.")
+    width: int | None = Field(default=None, ge=8, le=MAX_SIDE, multiple_of=8, description="Pixels, a multiple of 8.")
+    height: int | None = Field(default=None, ge=8, le=MAX_SIDE, multiple_of=8, description="Pixels, a multiple of 8.")
+    steps: int = Field(default=20, ge=1, le=1000, description="Denoising steps.")
+    sampler: str | None = Field(default=None, description="A name of `lienzo samplers`.")
+    grid: str | None = Field(default=None, description="Which noise levels to visit; a name of `lienzo samplers`.")
+    sigmas: tuple[Annotated[float, Field(ge=0, le=1e6)], ...] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=1001,
+        description="Explicit noise levels instead of steps and grid, falling.",
+    )
+    guidance_scale: float = Field(default=7.5, ge=-1000, le=1000, description="Classifier-free guidance; 1 is none.")
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1, description="Against over-exposure (arXiv:2305.08891).")
+    guidance_interval: tuple[float, float] | None = Field(
+        default=None, description="Guide only where low < sigma <= high (arXiv:2404.07724)."
+    )
+    eta: float = Field(default=0.0, ge=0, le=1, description="Fresh noise in DDIM's steps; 1 is DDPM.")
+    order: int = Field(default=2, ge=1, le=3, description="Order of UniPC.")
+    clip_skip: int = Field(default=0, ge=0, le=100, description="Layers of the text encoder left out at the end.")
+    seed: int = Field(default_factory=new_seed, ge=0, lt=SEED_LIMIT, description="Random where not given.")
+    init: Input | None = Field(default=None, description="The picture to start from.")
+    mask: Input | None = Field(default=None, description="White where `init` is to be painted anew.")
+    soft_mask: bool = Field(
+        default=False, description="Blend by the mask's grey values instead of splitting at one half."
+    )
+    strength: float | None = Field(
+        default=None, gt=0, le=1, description="How much of `init` to change; 0.8, or 1 with a mask, where not given."
+    )
+    vae_tiling: bool | None = Field(
+        default=None, description="Decode in overlapping tiles, to save memory; where not given, only above 1536x1536."
+    )
+
+    def __init__(self, prompt: str = "", **fields: Any) -> None:
+        try:
+            super().__init__(prompt=prompt, **fields)
+        except ValidationError as error:
+            raise RequestError(_explain(error)) from None
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read a request's JSON; inputs come as digests and have to be supplied with `with_inputs`."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise RequestError(_explain(error)) from None
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, name: str | None) -> str | None:
+        if name is not None and name not in SAMPLERS:
+            raise ValueError(f"no such sampler: {nearest(name, SAMPLERS)}")
+        return name
+
+    @field_validator("grid")
+    @classmethod
+    def _known_grid(cls, name: str | None) -> str | None:
+        if name is not None and name not in GRIDS:
+            raise ValueError(f"no such grid: {nearest(name, GRIDS)}")
+        return name
+
+    @field_validator("sigmas")
+    @classmethod
+    def _falling(cls, sigmas: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if sigmas is not None and any(a <= b for a, b in pairwise(sigmas)):
+            raise ValueError("noise levels must fall from each to the next, down to 0 as a rule.")
+        return sigmas
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.width is not None and self.height is not None and self.width * self.height > MAX_AREA:
+            raise ValueError(f"{self.width}x{self.height} is more than {MAX_AREA:,} pixels; ask for fewer.")
+        if self.guidance_interval is not None and not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
+            raise ValueError(f"guidance_interval={self.guidance_interval}: expected 0 <= low < high, in sigmas.")
+        if self.sigmas is not None and self.grid is not None:
+            raise ValueError("give either sigmas or a grid, not both: sigmas are the grid.")
+        if self.init is None:
+            if self.mask is not None:
+                raise ValueError("a mask needs an init picture: it says which part of that to paint anew.")
+            if self.strength is not None:
+                raise ValueError("strength needs an init picture: it says how much of that to change.")
+        if self.soft_mask and self.mask is None:
+            raise ValueError("soft_mask needs a mask.")
+        if self.eta and self.sampler not in (None, "ddim"):
+            raise ValueError(f"eta={self.eta:g} is DDIM's and does nothing for {self.sampler}; leave it out.")
+        if self.order != 2 and self.sampler != "unipc":
+            raise ValueError(f"order={self.order} is UniPC's; choose sampler='unipc', or leave it out.")
+        return self
+
+    @property
+    def canonical(self) -> bytes:
+        """The request as RFC 8785 JSON: the same bytes wherever and whenever it is written."""
+        return rfc8785.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form, in hex."""
+        return hashlib.sha256(self.canonical).hexdigest()
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated anew."""
+        kept = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**{**kept, **changes})
+
+    def with_inputs(self, *, init: Any = None, mask: Any = None) -> Self:
+        """Supply the pictures of a request that was read from JSON.
+
+        Raises:
+            RequestError: another picture than the recorded one.
+        """
+        given = {"init": _as_input(init), "mask": _as_input(mask)}
+        for name, picture in given.items():
+            recorded = getattr(self, name)
+            if picture is not None and recorded is not None and picture.sha256 != recorded.sha256:
+                raise RequestError(
+                    f"{name}: this is not the recorded picture (SHA-256 {picture.sha256[:16]}..., "
+                    f"recorded {recorded.sha256[:16]}...). To start from another picture, make a new request."
+                )
+        return self.replace(**{name: picture for name, picture in given.items() if picture is not None})
+
+
+def _explain(error: ValidationError) -> str:
+    """Pydantic's findings as sentences: which field, what was got, what is allowed."""
+    lines = []
+    for found in error.errors(include_url=False):
+        name = ".".join(str(part) for part in found["loc"])
+        message, got = found["msg"].removeprefix("Value error, "), found["input"]
+        if found["type"] == "extra_forbidden":
+            close = get_close_matches(name, Request.model_fields, n=1, cutoff=0.5)
+            message = f"no such setting; did you mean {close[0]}?" if close else f"no such setting. {_settings()}"
+            lines.append(f"{name}: {message}")
+        elif not name:
+            lines.append(message)
+        elif found["type"] == "string_too_long":
+            lines.append(
+                f"{name}: got {len(got):,} characters; at most {MAX_PROMPT:,} are allowed. Models read some 75 tokens."
+            )
+        else:
+            shown = repr(got) if len(repr(got)) <= 80 else repr(got)[:77] + "..."
+            lines.append(f"{name}: got {shown}. {message}")
+    return "\n".join(lines)
+
+
+def _settings() -> str:
+    return f"Settings: {', '.join(Request.model_fields)}."

@@ -1,0 +1,118 @@
+"""Same request, same picture: in any batch, in any order, in any thread, bit for bit."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lienzo import Pipeline, Request
+
+Loader = Callable[[str], Pipeline]
+
+
+def one_request(draw: Any, picture: Image.Image, mask: Image.Image) -> Request:
+    sampler = draw(st.sampled_from(["euler_a", "dpmpp_2m_sde", "ddim", "plms", "unipc", "heun"]))
+    fields: dict[str, Any] = {
+        "prompt": draw(st.sampled_from(["", "red", "the red cat", "blue"])),
+        "negative_prompt": draw(st.sampled_from(["", "red"])),
+        "sampler": sampler,
+        "steps": draw(st.integers(2, 4)),
+        "guidance_scale": draw(st.sampled_from([1.0, 5.0, 7.5])),
+        "seed": draw(st.integers(0, 3)),
+    }
+    kind = draw(st.sampled_from(["txt2img", "txt2img", "img2img", "inpaint"]))
+    if kind == "txt2img":
+        fields |= {"width": draw(st.sampled_from([64, 72])), "height": 64}
+    else:
+        fields |= {"init": picture, "width": 64, "height": 64, "strength": 0.7}
+        fields |= {"mask": mask} if kind == "inpaint" else {}
+    return Request(**fields)
+
+
+@given(data=st.data())
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_mixed_batches_equal_single_pictures(
+    pipeline: Loader, picture: Image.Image, mask: Image.Image, data: st.DataObject
+) -> None:
+    pipe = pipeline("sd1")
+    requests = [one_request(data.draw, picture, mask) for _ in range(data.draw(st.integers(2, 5)))]
+    together = pipe(requests)
+    for request, result in zip(requests, together, strict=True):
+        assert result.request.seed == request.seed
+        assert torch.equal(pipe(request).pixels, result.pixels)
+
+
+def test_a_finished_request_makes_the_same_picture_again(pipeline: Loader) -> None:
+    first = pipeline("sd2")(Request("the red cat", steps=3, width=64, height=64))
+    again = pipeline("sd2")(Request.from_json(first.request.canonical))
+    assert torch.equal(first.pixels, again.pixels)
+    assert first.request == again.request
+    assert first.request.sampler is not None and first.request.grid is not None
+
+
+def test_eight_threads_on_one_pipeline(pipeline: Loader, picture: Image.Image, mask: Image.Image) -> None:
+    pipe = pipeline("sd1")
+    samplers = ["plms", "unipc", "dpmpp_2m", "heun", "euler_a", "ddim", "lcm", "ddpm"]
+    requests = [
+        Request("the red cat", sampler=name, seed=i, steps=4, width=64, height=64, **extra)
+        for i, name in enumerate(samplers)
+        for extra in ({}, {"init": picture, "mask": mask}, {"guidance_scale": 1.0})
+    ]
+    alone = [pipe(request).pixels for request in requests]
+    wrong: list[str] = []
+    gate = threading.Barrier(8)
+
+    def work(offset: int) -> None:
+        gate.wait()
+        for i in range(len(requests)):
+            j = (i + 3 * offset) % len(requests)
+            if not torch.equal(pipe(requests[j]).pixels, alone[j]):
+                wrong.append(f"thread {offset}: {requests[j].sampler}")
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_stopping_stops_the_work(pipeline: Loader) -> None:
+    pipe = pipeline("sd1")
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    hook = pipe.bundle.unet.register_forward_hook(count)
+    run = pipe.stream(Request("red", steps=10, sampler="euler", width=64, height=64))
+    for step in run:
+        assert step.of == 10
+        if step.index == 3:
+            run.close()
+            break
+    hook.remove()
+    assert calls == 3
+
+
+def test_previews_are_pictures(pipeline: Loader) -> None:
+    step = next(iter(pipeline("sd1").stream([Request("red", steps=2, width=64, height=72)] * 2)))
+    assert [image.size for image in step.previews()] == [(64, 72)] * 2
+
+
+@pytest.mark.parametrize("where", ["unet", "vae"])
+def test_not_a_number_is_an_error_and_never_a_picture(model: Callable[[str], Any], where: str) -> None:
+    from lienzo.errors import NonFiniteError
+
+    pipe = Pipeline.load(model("sd1"))
+    network = getattr(pipe.bundle, where)
+    convolution = network.conv_out if where == "unet" else network.decoder.conv_out
+    convolution.bias = torch.nn.Parameter(torch.full_like(convolution.bias, float("nan")))
+    with pytest.raises(NonFiniteError, match="NaN"):
+        pipe(Request("red", steps=2, width=64, height=64))
