@@ -75,7 +75,7 @@ class Recipe:
     schedule: ScheduleConfig = SCHEDULE
     vae_pictures: int = 8_000
     vae_batch: int = 32
-    scenes: int = 40_000
+    scenes: int = 50_000
     wordings: int = 8
     batch: int = 32
     short: int = 24
