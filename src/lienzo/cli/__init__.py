@@ -1,15 +1,15 @@
 """The command line: parse, call, print. Nothing here imports torch until a command needs it."""
 
 import contextlib
-import signal
+import errno
 import sys
 import warnings
 from collections.abc import Iterator
-from types import FrameType
 
 import click
 
 from lienzo import __version__
+from lienzo.cli import signals
 from lienzo.cli.doctor import doctor
 from lienzo.cli.generate import generate
 from lienzo.cli.models import convert, inspect, models, samplers
@@ -36,6 +36,10 @@ class Lienzo(click.Group):
             fail(str(error), 1)
         except LienzoError as error:
             fail(str(error), 2)
+        except OSError as error:  # of a file that no error of lienzo's speaks for, stdout for one
+            if error.errno == errno.EPIPE:
+                raise
+            fail(f"{error.filename or 'Input or output'}: {error.strerror or error}.", 1)
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
@@ -66,16 +70,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a prompt may hold what this terminal cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, _terminated)
+    signals.install()
     try:
         lienzo(prog_name="lienzo")
     except KeyboardInterrupt:  # before a command began
         sys.exit(130)
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    """Unwind, so that temporary files go."""
-    raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager

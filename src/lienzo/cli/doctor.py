@@ -27,7 +27,7 @@ class Finding(NamedTuple):
     detail: str
 
 
-@click.command()
+@click.command(short_help="Tell what works on this machine.")
 @json_option
 def doctor(as_json: bool) -> None:
     """Tell what works on this machine, by trying it. Exits with 1 if something essential is broken."""

@@ -1,5 +1,6 @@
 """`lienzo generate`."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lienzo.cli import signals
 from lienzo.cli.params import Numbers, Size, json_option, model_options
 from lienzo.cli.progress import Progress, progress
 from lienzo.cli.text import note, plain, print_json, warn
@@ -92,7 +94,7 @@ class Generate(click.Command):
 @click.option("--grid", metavar="NAME", help="Which noise levels to visit; see `lienzo samplers`. [default: the sampler's own]")
 @click.option("--seed", type=int, metavar="N", help="[default: random]")
 @click.option("--count", type=click.IntRange(1, 100_000), default=1, metavar="N", help="Pictures of each prompt, with seeds N, N+1 ...")
-@click.option("--size", type=Size(), help="In pixels, multiples of 8. [default: the model's own]")
+@click.option("--size", type=Size(), metavar="WxH", help="In pixels, multiples of 8. [default: the model's own]")
 @click.option("--init", type=click.Path(exists=True, dir_okay=False), metavar="PICTURE", help="Start from this picture.")
 @click.option("--strength", type=float, metavar="0..1", help="How much of --init to change. [default: 0.8; with --mask 1]")
 @click.option("--mask", type=click.Path(exists=True, dir_okay=False), metavar="PICTURE", help="White where --init is to be painted anew.")
@@ -159,6 +161,7 @@ class _Job:
                 members = list(islice(todo, batch))
 
                 def show(step: "Step", index: int = index) -> None:
+                    signals.check()
                     what = f"picture {min(index * batch + 1, len(self.requests))}/{len(self.requests)}"
                     bar.advance(what, index * step.of + step.index, rounds * step.of)
 
@@ -247,7 +250,7 @@ def _requests(texts: list[str], given: Mapping[str, Any]) -> "tuple[Record | Non
 
 
 def _is_folder(out: str) -> bool:
-    return out.endswith(("/", "\\")) or Path(out).is_dir()
+    return out.endswith(("/", os.sep)) or os.path.isdir(out)  # Path.is_dir raises where the name is too long
 
 
 def _targets(out: str | None, requests: "Sequence[Request]", *, force: bool) -> list[tuple[Path, IfExists]]:
@@ -290,6 +293,7 @@ def _load(given: Mapping[str, Any], record: "Record | None") -> "Bundle":
                 "its name alone. Say where it is with --model."
             )
         model = model or name
+    signals.check()
     device = given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     bundle = load(model, dtype=dtype, device=device, **options)
     if record is not None:

@@ -11,7 +11,7 @@ from lienzo.cli.text import print_json, size, table
 from lienzo.errors import InputError
 
 
-@click.command()
+@click.command(short_help="Tell what a model is.")
 @click.argument("model", required=False)
 @json_option
 @click.option("--config", metavar="FOLDER", help="Of a single file: a diffusers folder with its configurations, or its .yaml.")
@@ -44,7 +44,7 @@ def inspect(model: str | None, as_json: bool, **options: Any) -> None:
     table(rows)
 
 
-@click.command()
+@click.command(short_help="Write a model in another layout or dtype.")
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Choice(["folder", "file"]), help="The layout. [default: file where OUT ends in .safetensors]")
@@ -65,7 +65,7 @@ def convert(model: str, out: Path, to: str | None, dtype: str | None, force: boo
     click.echo(weights.convert(model, out, dtype=dtype, overwrite=force, **options))
 
 
-@click.command()
+@click.command(short_help="List the models at hand.")
 @click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=click.Path(exists=True, file_okay=False))
 @json_option
 def models(folders: tuple[str, ...], as_json: bool) -> None:
@@ -81,7 +81,7 @@ def models(folders: tuple[str, ...], as_json: bool) -> None:
         click.echo("No models at hand. Name a folder to look into, or fetch one: lienzo generate --model organisation/name ...", err=True)
 
 
-@click.command()
+@click.command(short_help="List the samplers and grids.")
 @json_option
 def samplers(as_json: bool) -> None:
     """List the samplers (--sampler) and the grids of noise levels (--grid)."""

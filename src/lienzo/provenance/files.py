@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -45,10 +46,17 @@ def check_target(path: Path, *, if_exists: IfExists = "error") -> None:
         OutputError: unknown extension, no such folder, no permission, no space, or a file that is in the way.
     """
     kind_of(path)
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder. Name a file.")
-    if if_exists == "error" and os.path.lexists(path):
-        raise _in_the_way(path)
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _cannot(path, error) from None
+    else:
+        if stat.S_ISDIR(mode):
+            raise OutputError(f"{path} is a folder. Name a file.")
+        if if_exists == "error":
+            raise _in_the_way(path)
     _write_temporary(path, b"\0").unlink()
 
 
