@@ -73,7 +73,9 @@ def test_help_is_light_and_quick(tmp_path: Path) -> None:
     assert min(took) < 0.3
 
 
-@pytest.mark.parametrize("args", [["--version"], ["generate", "--help"], ["generate"], ["generate", "x", "--size", "512"]])
+@pytest.mark.parametrize(
+    "args", [["--version"], ["generate", "--help"], ["generate"], ["generate", "x", "--size", "512"]]
+)
 def test_no_torch_where_none_is_needed(args: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['lienzo', *sys.argv[1:]]\nfrom lienzo.cli import lienzo\n"
@@ -139,7 +141,9 @@ def test_several_pictures_and_one_name(make: Run, tmp_path: Path) -> None:
 
 def test_a_batch_equals_each_alone(make: Run, tmp_path: Path) -> None:
     make("a red circle", "a blue star", "--seed", 3, "--count", 2, "--batch", 3, "--out", "together.png")
-    for i, (prompt, seed) in enumerate([("a red circle", 3), ("a red circle", 4), ("a blue star", 3), ("a blue star", 4)], 1):
+    for i, (prompt, seed) in enumerate(
+        [("a red circle", 3), ("a red circle", 4), ("a blue star", 3), ("a blue star", 4)], 1
+    ):
         make(prompt, "--each", "--seed", seed, "--out", f"alone-{i}.png")
         assert (tmp_path / f"together-{i}.png").read_bytes() == (tmp_path / f"alone-{i}.png").read_bytes()
 
@@ -336,7 +340,9 @@ def test_a_full_disk(folder: str, tmp_path: Path) -> None:
 
 
 def test_ctrl_c(folder: str, tmp_path: Path) -> None:
-    process = start("generate", "x", "--model", folder, "--size", "64x64", "--steps", "60", "--count", "1000", cwd=tmp_path)
+    process = start(
+        "generate", "x", "--model", folder, "--size", "64x64", "--steps", "60", "--count", "1000", cwd=tmp_path
+    )
     assert process.stdout is not None
     assert "lienzo-" in process.stdout.readline()
     time.sleep(0.2)

@@ -16,7 +16,13 @@ def sd1(pipeline: Callable[[str], Pipeline]) -> Pipeline:
 @pytest.fixture(scope="session")
 def result(sd1: Pipeline) -> Result:
     request = Request(
-        "a red circle, «ñ» 😀\nsecond line", negative_prompt="blurry: very", seed=7, steps=2, width=64, height=64, clip_skip=1
+        "a red circle, «ñ» 😀\nsecond line",
+        negative_prompt="blurry: very",
+        seed=7,
+        steps=2,
+        width=64,
+        height=64,
+        clip_skip=1,
     )
     return sd1(request)
 

@@ -55,7 +55,9 @@ def test_many_writers_get_a_name_each(tmp_path: Path, links: bool, monkeypatch: 
 
 @pytest.mark.parametrize("broken", ["fsync", "link"])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_leaves_nothing_behind(tmp_path: Path, broken: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaves_nothing_behind(
+    tmp_path: Path, broken: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise error
 

@@ -25,7 +25,14 @@ def made(request: Request, model: str = "boceto") -> str:
 
 def test_a_plain_request_gives_exactly_this_text() -> None:
     request = Request(
-        "a red circle", negative_prompt="blurry, dark", width=512, height=768, steps=20, sampler="euler_a", grid="linspace", seed=1
+        "a red circle",
+        negative_prompt="blurry, dark",
+        width=512,
+        height=768,
+        steps=20,
+        sampler="euler_a",
+        grid="linspace",
+        seed=1,
     )
     assert made(request) == (
         "a red circle\nNegative prompt: blurry, dark\nSteps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 1, Size: 512x768, "
@@ -34,7 +41,9 @@ def test_a_plain_request_gives_exactly_this_text() -> None:
 
 
 def test_settings_beyond_the_plain_ones_are_named_as_there() -> None:
-    request = Request("x", width=64, height=64, sampler="ddim", grid="karras", seed=1, eta=0.5, clip_skip=1, guidance_scale=7)
+    request = Request(
+        "x", width=64, height=64, sampler="ddim", grid="karras", seed=1, eta=0.5, clip_skip=1, guidance_scale=7
+    )
     _, _, settings = parse(made(request))
     assert settings["Schedule type"] == "Karras"
     assert settings["Clip skip"] == "2"  # counts from 1
@@ -44,14 +53,18 @@ def test_settings_beyond_the_plain_ones_are_named_as_there() -> None:
 
 @pytest.mark.parametrize("prompt", ["", "two\nlines", "Steps: 20, (words:1.2), [x]", "😀 مرحبا", "a\x00b\x1bc\r\nd"])
 def test_prompts_come_back(prompt: str) -> None:
-    got, negative, settings = parse(made(Request(prompt, negative_prompt="no", width=64, height=64, sampler="plms", seed=3)))
+    got, negative, settings = parse(
+        made(Request(prompt, negative_prompt="no", width=64, height=64, sampler="plms", seed=3))
+    )
     assert got == prompt.replace("\x00", " ").replace("\x1b", " ").replace("\r\n", "\n") or prompt == ""
     assert negative == "no" or prompt == ""
     assert settings["Seed"] == "3"
 
 
 def test_names_that_would_break_the_line_are_quoted() -> None:
-    assert parse(made(Request("x", width=64, height=64, seed=1), model='odd, "name": 2'))[2]["Model"] == 'odd, "name": 2'
+    assert (
+        parse(made(Request("x", width=64, height=64, seed=1), model='odd, "name": 2'))[2]["Model"] == 'odd, "name": 2'
+    )
 
 
 def test_every_sampler_has_its_name_there() -> None:

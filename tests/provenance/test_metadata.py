@@ -75,9 +75,7 @@ def test_the_web_ui_text_is_where_its_readers_look(result: Result, target: Path)
             assert comment == b"UNICODE\0" + text.encode("utf-16-be")
 
 
-def test_no_place_of_this_machine_is_in_the_file(
-    result: Result, target: Path, model: Callable[[str], Path]
-) -> None:
+def test_no_place_of_this_machine_is_in_the_file(result: Result, target: Path, model: Callable[[str], Path]) -> None:
     data = save(result, target).read_bytes()
     for word in (str(model("sd1").parent), str(target.parent), str(Path.home()), str(Path.cwd())):
         for encoding in ("utf-8", "utf-16-be", "utf-16-le"):
@@ -86,7 +84,7 @@ def test_no_place_of_this_machine_is_in_the_file(
 
 def test_the_same_result_gives_the_same_bytes(result: Result) -> None:
     for kind in ("PNG", "JPEG", "WEBP"):
-        assert encode(result, kind) == encode(result,_again(kind))
+        assert encode(result, kind) == encode(result, _again(kind))
 
 
 def _again(kind: str) -> str:
@@ -94,7 +92,7 @@ def _again(kind: str) -> str:
 
 
 def test_odd_characters_survive(sd1: Pipeline, tmp_path: Path) -> None:
-    prompt = "<b>&amp;\x00\x01\x7f\ufffe\uffff]]>\u202eabc\r\n\t\"\\ 😀"
+    prompt = '<b>&amp;\x00\x01\x7f\ufffe\uffff]]>\u202eabc\r\n\t"\\ 😀'
     made = sd1(Request(prompt, seed=1, steps=1, width=16, height=16))
     for ending in ("png", "jpg", "webp"):
         assert read(save(made, tmp_path / f"a.{ending}")).request.prompt == prompt

@@ -43,7 +43,10 @@ class Lienzo(click.Group):
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
-            fail("Not enough memory. Ask for a smaller --size, a smaller --batch or --dtype fp16, or use --vae-tiling.", 1)
+            fail(
+                "Not enough memory. Ask for a smaller --size, a smaller --batch or --dtype fp16, or use --vae-tiling.",
+                1,
+            )
 
 
 @click.group(
@@ -88,4 +91,9 @@ def _visible_warnings() -> Iterator[None]:
 
 def _out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text or "can't allocate" in text
+    return (
+        isinstance(error, MemoryError)
+        or "out of memory" in text
+        or "not enough memory" in text
+        or "can't allocate" in text
+    )

@@ -95,7 +95,9 @@ def _picture() -> Iterator[Finding]:
         for ending in ("png", "jpg", "webp"):
             kept = read(save(first, Path(folder) / f"test.{ending}")).request == first.request
             yield Finding(
-                "ok" if kept else "broken", f"saving {ending}", "its request can be read again" if kept else "its request is lost"
+                "ok" if kept else "broken",
+                f"saving {ending}",
+                "its request can be read again" if kept else "its request is lost",
             )
 
 
@@ -116,14 +118,18 @@ def _hub() -> Iterator[Finding]:
     yield Finding("ok" if cached else "note", "hub cache", ", ".join(cached) or "no models")
     switches = [f"{name}={os.environ[name]}" for name in SWITCHES if name in os.environ]
     state = "off" if is_offline(None) else "on"
-    yield Finding("ok", "hub access", f"{state} ({', '.join(switches) or f'neither {SWITCHES[0]} nor {SWITCHES[1]} is set'})")
+    yield Finding(
+        "ok", "hub access", f"{state} ({', '.join(switches) or f'neither {SWITCHES[0]} nor {SWITCHES[1]} is set'})"
+    )
 
 
 def _folder() -> Iterator[Finding]:
     """This folder."""
     writable = os.access(".", os.W_OK)
     yield Finding(
-        "ok" if writable else "note", "this folder", "can be written to" if writable else "cannot be written to: use --out FOLDER/"
+        "ok" if writable else "note",
+        "this folder",
+        "can be written to" if writable else "cannot be written to: use --out FOLDER/",
     )
 
 

@@ -86,39 +86,92 @@ class Generate(click.Command):
 
 @click.command(cls=Generate, epilog=EPILOG, context_settings={"ignore_unknown_options": True})
 @click.argument("prompts", nargs=-1, metavar="PROMPT...")
-@click.option("--model", metavar="MODEL", help="A diffusers folder, a .safetensors or .ckpt file, or a hub id. [default: boceto, embedded]")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    help="A diffusers folder, a .safetensors or .ckpt file, or a hub id. [default: boceto, embedded]",
+)
 @click.option("--negative", "negative_prompt", metavar="TEXT", help="What to steer away from.")
 @click.option("--steps", type=int, metavar="N", help="Denoising steps. [default: 20]")
-@click.option("--guidance", "guidance_scale", type=float, metavar="SCALE", help="How closely to follow the prompt; 1 is none. [default: 7.5]")
+@click.option(
+    "--guidance",
+    "guidance_scale",
+    type=float,
+    metavar="SCALE",
+    help="How closely to follow the prompt; 1 is none. [default: 7.5]",
+)
 @click.option("--sampler", metavar="NAME", help="See `lienzo samplers`. [default: the model's own]")
-@click.option("--grid", metavar="NAME", help="Which noise levels to visit; see `lienzo samplers`. [default: the sampler's own]")
+@click.option(
+    "--grid", metavar="NAME", help="Which noise levels to visit; see `lienzo samplers`. [default: the sampler's own]"
+)
 @click.option("--seed", type=int, metavar="N", help="[default: random]")
-@click.option("--count", type=click.IntRange(1, 100_000), default=1, metavar="N", help="Pictures of each prompt, with seeds N, N+1 ...")
+@click.option(
+    "--count",
+    type=click.IntRange(1, 100_000),
+    default=1,
+    metavar="N",
+    help="Pictures of each prompt, with seeds N, N+1 ...",
+)
 @click.option("--size", type=Size(), metavar="WxH", help="In pixels, multiples of 8. [default: the model's own]")
-@click.option("--init", type=click.Path(exists=True, dir_okay=False), metavar="PICTURE", help="Start from this picture.")
-@click.option("--strength", type=float, metavar="0..1", help="How much of --init to change. [default: 0.8; with --mask 1]")
-@click.option("--mask", type=click.Path(exists=True, dir_okay=False), metavar="PICTURE", help="White where --init is to be painted anew.")
-@click.option("--soft-mask/--hard-mask", default=None, help="Blend by the mask's grey values instead of splitting at one half.")
+@click.option(
+    "--init", type=click.Path(exists=True, dir_okay=False), metavar="PICTURE", help="Start from this picture."
+)
+@click.option(
+    "--strength", type=float, metavar="0..1", help="How much of --init to change. [default: 0.8; with --mask 1]"
+)
+@click.option(
+    "--mask",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="PICTURE",
+    help="White where --init is to be painted anew.",
+)
+@click.option(
+    "--soft-mask/--hard-mask", default=None, help="Blend by the mask's grey values instead of splitting at one half."
+)
 @click.option("--out", metavar="FILE|FOLDER/", help="Where to; see below.")
 @click.option("--force", is_flag=True, help="Overwrite the file that --out names.")
-@click.option("--from", "source", type=click.Path(exists=True, dir_okay=False), metavar="PICTURE", help="Make that picture again; options beside it change what they name.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="PICTURE",
+    help="Make that picture again; options beside it change what they name.",
+)
 @json_option
-@click.option("--dtype", metavar="TYPE", help="fp32, fp16 or bf16. [default: fp32 on the CPU, elsewhere the file's own]")
+@click.option(
+    "--dtype", metavar="TYPE", help="fp32, fp16 or bf16. [default: fp32 on the CPU, elsewhere the file's own]"
+)
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: cuda where there is one, else cpu]")
-@click.option("--batch", type=click.IntRange(1, 1000), default=1, metavar="N", help="Pictures made at once: faster on a GPU. [default: 1]")
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 1000),
+    default=1,
+    metavar="N",
+    help="Pictures made at once: faster on a GPU. [default: 1]",
+)
 @click.option("--each", is_flag=True, help="Every argument is a prompt of its own, without quotes too.")
 @click.option("--guidance-rescale", type=float, metavar="0..1", help="Against over-exposure (arXiv:2305.08891).")
-@click.option("--guidance-interval", type=float, nargs=2, metavar="LOW HIGH", help="Guide only at noise levels between these (arXiv:2404.07724).")
+@click.option(
+    "--guidance-interval",
+    type=float,
+    nargs=2,
+    metavar="LOW HIGH",
+    help="Guide only at noise levels between these (arXiv:2404.07724).",
+)
 @click.option("--eta", type=float, metavar="0..1", help="Fresh noise in ddim's steps.")
 @click.option("--order", type=int, metavar="1..3", help="Order of unipc. [default: 2]")
 @click.option("--clip-skip", type=int, metavar="N", help="Layers of the text encoder left out at the end.")
 @click.option("--sigmas", type=Numbers(), help="Explicit noise levels, falling, instead of --steps and --grid.")
-@click.option("--vae-tiling/--no-vae-tiling", default=None, help="Decode in tiles, to save memory. [default: above 1536x1536]")
+@click.option(
+    "--vae-tiling/--no-vae-tiling", default=None, help="Decode in tiles, to save memory. [default: above 1536x1536]"
+)
 @model_options
 def generate(prompts: tuple[str, ...], **given: Any) -> None:
     """Make a picture of each PROMPT."""
     if not prompts and given["source"] is None:
-        raise click.UsageError('Missing PROMPT. Say what to paint, for example: lienzo generate "a red circle". An empty prompt is "".')
+        raise click.UsageError(
+            'Missing PROMPT. Say what to paint, for example: lienzo generate "a red circle". An empty prompt is "".'
+        )
     if given["out"] and not _is_folder(given["out"]):
         kind_of(Path(given["out"]))
     texts = _prompts(prompts, each=given["each"])
@@ -262,7 +315,9 @@ def _targets(out: str | None, requests: "Sequence[Request]", *, force: bool) -> 
             try:
                 folder.mkdir(parents=True)
             except OSError as error:
-                raise OutputError(f"{folder} cannot be made: {error.strerror or error}. Choose another folder.") from None
+                raise OutputError(
+                    f"{folder} cannot be made: {error.strerror or error}. Choose another folder."
+                ) from None
         targets = [(folder / f"lienzo-{request.seed}.png", "number") for request in requests]
         check_target(targets[0][0], if_exists="number")
         return targets
@@ -313,7 +368,9 @@ def _check_model(bundle: "Bundle", record: "Record", *, named: bool) -> None:
             raise InputError(f"{differs} Name the right model, or another one on purpose, with --model.")
         warn(f"{differs} The picture will be another one.")
     elif schedule_digest(bundle) != record.schedule:
-        warn("the noise schedule's settings are not the recorded ones, though the weights are. The picture may be another one.")
+        warn(
+            "the noise schedule's settings are not the recorded ones, though the weights are. The picture may be another one."
+        )
 
 
 def _as_options(message: str) -> str:

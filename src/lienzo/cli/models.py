@@ -14,7 +14,9 @@ from lienzo.errors import InputError
 @click.command(short_help="Tell what a model is.")
 @click.argument("model", required=False)
 @json_option
-@click.option("--config", metavar="FOLDER", help="Of a single file: a diffusers folder with its configurations, or its .yaml.")
+@click.option(
+    "--config", metavar="FOLDER", help="Of a single file: a diffusers folder with its configurations, or its .yaml."
+)
 @click.option("--offline", is_flag=True, default=None, help="Never use the network; LIENZO_OFFLINE=1 does the same.")
 @click.option("--variant", metavar="NAME", help="Of a folder or hub id, for example fp16.")
 @click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")
@@ -47,7 +49,9 @@ def inspect(model: str | None, as_json: bool, **options: Any) -> None:
 @click.command(short_help="Write a model in another layout or dtype.")
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Choice(["folder", "file"]), help="The layout. [default: file where OUT ends in .safetensors]")
+@click.option(
+    "--to", type=click.Choice(["folder", "file"]), help="The layout. [default: file where OUT ends in .safetensors]"
+)
 @click.option("--dtype", metavar="TYPE", help="fp32, fp16 or bf16. [default: every weight keeps its bits]")
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
 @model_options
@@ -58,7 +62,11 @@ def convert(model: str, out: Path, to: str | None, dtype: str | None, force: boo
     """
     is_file = out.suffix == ".safetensors"
     if to is not None and (to == "file") != is_file:
-        ending = "needs a name that ends in .safetensors" if to == "file" else "needs a name that does not end in .safetensors"
+        ending = (
+            "needs a name that ends in .safetensors"
+            if to == "file"
+            else "needs a name that does not end in .safetensors"
+        )
         raise InputError(f"--to {to} {ending}; got {out}.")
     from lienzo import weights
 
@@ -78,7 +86,10 @@ def models(folders: tuple[str, ...], as_json: bool) -> None:
     elif found:
         table([(m.name, m.source, size(m.size), str(m.path)) for m in found])
     else:
-        click.echo("No models at hand. Name a folder to look into, or fetch one: lienzo generate --model organisation/name ...", err=True)
+        click.echo(
+            "No models at hand. Name a folder to look into, or fetch one: lienzo generate --model organisation/name ...",
+            err=True,
+        )
 
 
 @click.command(short_help="List the samplers and grids.")

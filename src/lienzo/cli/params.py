@@ -37,17 +37,27 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
         try:
             return tuple(float(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"got {value!r}; expected numbers with commas between them, for example 14.6,3.9,0.9,0.", param, ctx)
+            self.fail(
+                f"got {value!r}; expected numbers with commas between them, for example 14.6,3.9,0.9,0.", param, ctx
+            )
 
 
 def model_options(command: F) -> F:
     """How a model is found and read."""
     for option in (
-        click.option("--config", metavar="FOLDER", help="Of a single file: a diffusers folder with its configurations, or its .yaml."),
+        click.option(
+            "--config",
+            metavar="FOLDER",
+            help="Of a single file: a diffusers folder with its configurations, or its .yaml.",
+        ),
         click.option("--tokenizer", metavar="FOLDER", help="A folder or hub id, instead of the model's own."),
         click.option("--ema", is_flag=True, help="A single file's averaged weights."),
-        click.option("--prediction-type", metavar="TYPE", help="epsilon, v_prediction or sample, instead of the model's own."),
-        click.option("--offline", is_flag=True, default=None, help="Never use the network; LIENZO_OFFLINE=1 does the same."),
+        click.option(
+            "--prediction-type", metavar="TYPE", help="epsilon, v_prediction or sample, instead of the model's own."
+        ),
+        click.option(
+            "--offline", is_flag=True, default=None, help="Never use the network; LIENZO_OFFLINE=1 does the same."
+        ),
         click.option("--variant", metavar="NAME", help="Of a folder or hub id, for example fp16."),
         click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id."),
     ):

@@ -10,7 +10,9 @@ import click
 
 def plain(text: str) -> str:
     """Text from outside, without the control characters that steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )
 
 
 def warn(message: str) -> None:

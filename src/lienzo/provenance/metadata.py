@@ -229,7 +229,9 @@ def read(source: str | Path | bytes) -> Record:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damage elsewhere in the file, which the record may have survived
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=("PNG", "JPEG", "WEBP")) as image:
+            with Image.open(
+                io.BytesIO(source) if isinstance(source, bytes) else source, formats=("PNG", "JPEG", "WEBP")
+            ) as image:
                 return Record.from_json(_document(image))
     except MetadataError as error:
         raise MetadataError(f"{what}: {error}") from None
