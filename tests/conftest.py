@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from PIL import Image
 
+import tiny
 from lienzo import Pipeline
 
 torch.set_num_threads(1)  # the networks are tiny: a second thread only waits

@@ -7,11 +7,11 @@ from typing import Any
 
 import diffusers
 import pytest
-import tiny
 import torch
 from PIL import Image
 
 import lienzo
+import tiny
 from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.errors import RequestError
 
@@ -76,7 +76,9 @@ def test_inpaint(
 def test_img2img_at_any_strength(model: Loader, strength: float, steps: int, picture: Image.Image) -> None:
     if steps * strength < 1:
         with pytest.raises(RequestError, match="leaves none to run"):
-            pictures(model("sd1"), "img2img", None, {"image": picture, "strength": strength, "num_inference_steps": steps})
+            pictures(
+                model("sd1"), "img2img", None, {"image": picture, "strength": strength, "num_inference_steps": steps}
+            )
         return
     inputs = {"image": picture, "strength": strength, "num_inference_steps": steps}
     a, b = pictures(model("sd1"), "img2img", None, inputs)
@@ -109,7 +111,10 @@ def test_settings(model: Loader, extra: dict[str, Any]) -> None:
 def test_several_pictures_from_one_generator(model: Loader, kind: str, picture: Image.Image) -> None:
     inputs = {"image": picture} if kind == "img2img" else {"width": 96, "height": 128}
     arguments = {"prompt": ["red", "blue"], "num_images_per_prompt": 2, "num_inference_steps": 4, "output_type": "pt"}
-    theirs, ours = tiny.reference(model("sd1"), CLASSES[kind]), getattr(lienzo, CLASSES[kind]).from_pretrained(model("sd1"))
+    theirs, ours = (
+        tiny.reference(model("sd1"), CLASSES[kind]),
+        getattr(lienzo, CLASSES[kind]).from_pretrained(model("sd1")),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         a = theirs(generator=torch.Generator().manual_seed(2), **arguments, **inputs).images

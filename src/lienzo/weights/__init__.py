@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from lienzo.errors import ModelNotFoundError, RequestError, nearest
+from lienzo.memory import keep_freed_memory
 from lienzo.models.bundle import COMPONENTS, Bundle, weights_digest
 from lienzo.weights import hub
 from lienzo.weights.folder import INDEX, open_folder
@@ -68,7 +69,7 @@ def load(
     tokenizer: str | Path | None = None,
     config: str | Path | None = None,
 ) -> Bundle:
-    """Load a model.
+    """Load a model, and tell the process to keep freed memory (see `lienzo.memory`).
 
     Where nothing has to be cast or moved, the networks' weights *are* the memory-mapped file: loading costs nothing
     until they are used. Do not change the file in place while the bundle lives (writers that
@@ -99,6 +100,7 @@ def load(
         UserWarning: a guess had to be made that can make the pictures wrong.
     """
     place, kind = _device(device), _dtype(dtype)
+    keep_freed_memory()
     opened = open_model(
         model,
         revision=revision,
