@@ -198,7 +198,8 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.worker:
-        return work(options.worker, options.work)
+        work(options.worker, options.work)
+        return
     model = options.work / "model"
     if not (model / "model_index.json").exists():
         print(f"Writing random weights to {model} ...", flush=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lienzo.diffusion.schedule import Prediction
 
-Level = TypeVar("Level", float, Tensor)
+Level = TypeVar("Level", float, Tensor, float | Tensor)
 
 Predict = Callable[[Tensor, float], Tensor]
 """(x / sqrt(1 + sigma^2), sigma) -> the network's output, both (B, C, h, w)."""
@@ -28,7 +28,8 @@ Denoise = Callable[[Tensor, float], Tensor]
 
 def input_scale(sigma: Level) -> Level:
     """1 / sqrt(1 + sigma^2): what x is multiplied by before the network sees it."""
-    return (1 + sigma * sigma) ** -0.5
+    scale: Level = (1 + sigma * sigma) ** -0.5
+    return scale
 
 
 def to_x0(output: Tensor, x: Tensor, sigma: float | Tensor, kind: Prediction) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lienzo.errors import ConfigError, nearest
 from lienzo.config import Config
+from lienzo.errors import ConfigError, nearest
 from lienzo.nn.attention import attend
 
 
@@ -46,8 +46,22 @@ class TextConfig(Config):
     pad_token_id: int = 1
 
     IGNORED: ClassVar[frozenset[str]] = frozenset(
-        "architectures model_type torch_dtype dtype transformers_version attention_dropout dropout initializer_factor "
-        "initializer_range gradient_checkpointing return_dict output_attentions output_hidden_states tie_word_embeddings".split()
+        [
+            "architectures",
+            "model_type",
+            "torch_dtype",
+            "dtype",
+            "transformers_version",
+            "attention_dropout",
+            "dropout",
+            "initializer_factor",
+            "initializer_range",
+            "gradient_checkpointing",
+            "return_dict",
+            "output_attentions",
+            "output_hidden_states",
+            "tie_word_embeddings",
+        ]
     )
     HEADER: ClassVar[Mapping[str, Any]] = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
 
@@ -109,7 +123,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
         x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))
+        return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
 
 
 class Layers(nn.Module):

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lienzo.errors import ConfigError
 from lienzo.config import Config
+from lienzo.errors import ConfigError
 from lienzo.nn.attention import attend
 from lienzo.nn.blocks import Downsample, ResBlock, Upsample, group_norm, norm_silu
 
@@ -227,8 +227,8 @@ def _to_sequence(x: Tensor) -> Tensor:
 
 
 def _to_map(x: Tensor, like: Tensor) -> Tensor:
-    # contiguous: convolutions would go on in channels-last order otherwise, which is slower here in eager mode
-    return x.transpose(1, 2).unflatten(2, like.shape[2:]).contiguous()  # (B, H * W, C) -> (B, C, H, W)
+    # a contiguous copy: convolutions would go on in channels-last order otherwise, which is slower here in eager mode
+    return x.transpose(1, 2).reshape(like.shape).contiguous()  # (B, H * W, C) -> (B, C, H, W)
 
 
 class Level(nn.Module):

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lienzo.errors import ConfigError
 from lienzo.config import Config
+from lienzo.errors import ConfigError
 from lienzo.nn.attention import attend
 from lienzo.nn.blocks import Downsample, ResBlock, Upsample, group_norm, norm_silu
 

@@ -19,6 +19,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = False,
     dtype = q.dtype
     if upcast:
         q, k, v = q.float(), k.float(), v.float()
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, L, d)
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))  # (B, H, L, d)
     out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return out.transpose(1, 2).flatten(2).to(dtype)  # (B, L, H * d)

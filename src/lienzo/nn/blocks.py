@@ -38,7 +38,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, silu_time: Tensor | None = None) -> Tensor:
         """(B, C, H, W) and silu(time embedding) (B, T) -> (B, C_out, H, W)."""
-        h = self.conv1(norm_silu(self.norm1, x))
+        h: Tensor = self.conv1(norm_silu(self.norm1, x))
         if self.time_emb_proj is not None and silu_time is not None:
             h += self.time_emb_proj(silu_time)[:, :, None, None]
         h = self.conv2(norm_silu(self.norm2, h))
