@@ -22,6 +22,7 @@ from lienzo import Request
 from lienzo.cli import lienzo
 from lienzo.cli.generate import OPTIONS
 from lienzo.provenance.metadata import read
+from lienzo.weights import find_models
 
 SMALL = ("--steps", "2", "--size", "64x64")
 Run = Callable[..., Result]
@@ -56,6 +57,15 @@ def start(*args: str, cwd: Path, **options: object) -> "subprocess.Popen[str]":
 def pixels(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     with Image.open(path) as image:
         return np.asarray(image)
+
+
+def rewrite(source: Path, target: Path, **parts: dict[str, str]) -> None:
+    """A picture with some of the source's record replaced."""
+    record = read(source)
+    chunks = PngInfo()
+    updates = {name: getattr(record, name).model_copy(update=values) for name, values in parts.items()}
+    chunks.add_itxt("lienzo", record.model_copy(update=updates).canonical.decode())
+    Image.new("RGB", (8, 8)).save(target, pnginfo=chunks)
 
 
 # What is light
@@ -222,6 +232,9 @@ def test_from_needs_the_same_weights(make: Run, run: Run, folder: str, tmp_path:
     unnamed = run("generate", "--from", "a.png")
     assert unnamed.exit_code == 2
     assert "Say where it is with --model" in unnamed.stderr
+    hub = tmp_path / "hub.png"
+    rewrite(tmp_path / "a.png", hub, weights={"name": "someone/something"})
+    assert "Say where it is with --model" in run("generate", "--from", hub).stderr
     other = tiny.make(tmp_path / "other", "sd1", seed=1)
     named = run("generate", "--from", "a.png", "--model", other, "--out", "b.png")
     assert named.exit_code == 0
@@ -249,14 +262,22 @@ def test_from_a_picture_with_inputs(make: Run, run: Run, folder: str, tmp_path: 
 
 def test_other_pixels_than_recorded_are_told(make: Run, run: Run, folder: str, tmp_path: Path) -> None:
     make("x", "--out", "a.png", "--seed", 1)
-    record = read(tmp_path / "a.png")
-    changed = record.model_copy(update={"picture": record.picture.model_copy(update={"sha256": "0" * 64})})
-    chunks = PngInfo()
-    chunks.add_itxt("lienzo", changed.canonical.decode())
-    Image.new("RGB", (8, 8)).save(tmp_path / "b.png", pnginfo=chunks)
+    rewrite(tmp_path / "a.png", tmp_path / "b.png", picture={"sha256": "0" * 64})
     again = run("generate", "--from", "b.png", "--model", folder)
     assert again.exit_code == 0
     assert "the pixels differ from the recorded ones" in again.stderr
+
+
+@pytest.mark.skipif(not any(m.source == "embedded" for m in find_models()), reason="no embedded model yet")
+def test_the_embedded_model_is_found_by_its_name(run: Run, tmp_path: Path) -> None:
+    assert run("generate", "a red circle", "--steps", 2, "--seed", 1, "--out", "a.png").exit_code == 0
+    again = run("generate", "--from", "a.png", "--out", "b.png")
+    assert (again.exit_code, again.stderr) == (0, "")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    rewrite(tmp_path / "a.png", tmp_path / "c.png", weights={"digest": "0" * 64})
+    other = run("generate", "--from", "c.png")
+    assert other.exit_code == 2
+    assert "not the weights that made the picture" in other.stderr
 
 
 # Mistakes
@@ -425,8 +446,6 @@ def test_models(run: Run, folder: str) -> None:
 
 
 def test_doctor(run: Run) -> None:
-    from lienzo.weights import find_models
-
     embedded = any(found.source == "embedded" for found in find_models())
     checked = run("doctor", "--json")
     document = json.loads(checked.stdout)

@@ -141,7 +141,11 @@ class Generate(click.Command):
 @click.option(
     "--dtype", metavar="TYPE", help="fp32, fp16 or bf16. [default: fp32 on the CPU, elsewhere the file's own]"
 )
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: cuda where there is one, else cpu]")
+@click.option(
+    "--device",
+    metavar="NAME",
+    help="cpu, cuda, cuda:1, mps. [default: cuda where there is one, else cpu; with --from as recorded]",
+)
 @click.option(
     "--batch",
     type=click.IntRange(1, 1000),
@@ -333,27 +337,39 @@ def _load(given: Mapping[str, Any], record: "Record | None") -> "Bundle":
     """The model that was named, or the recorded one."""
     import torch
 
-    from lienzo.weights import EMBEDDED, load
-    from lienzo.weights.hub import HUB_ID
+    from lienzo.weights import load
 
     options = {name: given[name] for name in MODEL_OPTIONS}
     model, dtype = given["model"], given["dtype"]
     if record is not None:
         dtype = dtype or record.dtype
         options["prediction_type"] = options["prediction_type"] or record.prediction_type
-        name = record.weights.name
-        if model is None and name != EMBEDDED and not HUB_ID.fullmatch(name):
-            raise InputError(
-                f"The picture was made with the model {name!r} (digest {record.weights.digest[:16]}...), which cannot be found by "
-                "its name alone. Say where it is with --model."
-            )
-        model = model or name
+        if model is None:
+            model = _by_name(record)
+            options["offline"] = True  # a picture from anywhere must not decide what is fetched
     signals.check()
-    device = given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    if record is not None and record.device == "cpu":
+        best = "cpu"  # only the same kind of device gives the same bits
+    device = given["device"] or best
     bundle = load(model, dtype=dtype, device=device, **options)
     if record is not None:
         _check_model(bundle, record, named=given["model"] is not None)
     return bundle
+
+
+def _by_name(record: "Record") -> str:
+    """The recorded model, if its name is enough to find it on this machine."""
+    from lienzo.weights import EMBEDDED
+    from lienzo.weights.hub import HUB_ID, cached
+
+    name = record.weights.name
+    if name == EMBEDDED or (HUB_ID.fullmatch(name) and not os.path.exists(name) and cached(name) is not None):
+        return name
+    raise InputError(
+        f"The picture was made with the model {name!r} (digest {record.weights.digest[:16]}...), which cannot be found here by "
+        "its name alone. Say where it is with --model."
+    )
 
 
 def _check_model(bundle: "Bundle", record: "Record", *, named: bool) -> None:
