@@ -211,6 +211,8 @@ class _Pipeline:
 class StableDiffusionPipeline(_Pipeline):
     """Text to picture, with diffusers' argument names and defaults."""
 
+    __slots__ = ()
+
     def __call__(
         self,
         prompt: Several | None = None,
@@ -248,6 +250,8 @@ class StableDiffusionPipeline(_Pipeline):
 class StableDiffusionImg2ImgPipeline(_Pipeline):
     """Picture to picture, with diffusers' argument names and defaults."""
 
+    __slots__ = ()
+
     def __call__(
         self,
         prompt: Several | None = None,
@@ -279,6 +283,8 @@ class StableDiffusionImg2ImgPipeline(_Pipeline):
 
 class StableDiffusionInpaintPipeline(_Pipeline):
     """Paint part of a picture anew, with diffusers' argument names and defaults."""
+
+    __slots__ = ()
 
     def __call__(
         self,

@@ -57,6 +57,12 @@ class InputImage(BaseModel):
         made._image = image
         return made
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InputImage) and other.sha256 == self.sha256
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
     @property
     def image(self) -> Image.Image:
         """The picture, RGB or L.

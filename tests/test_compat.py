@@ -1,0 +1,97 @@
+"""diffusers' names: what is supported works (tests/pipeline/test_parity.py), what is not is said, never ignored."""
+
+import inspect
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import lienzo
+from lienzo.errors import RequestError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import diffusers
+
+Loader = Callable[[str], Path]
+NAMES = ["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_have_the_same_names_order_and_defaults(name: str) -> None:
+    theirs = inspect.signature(getattr(diffusers, name).__call__).parameters
+    mine = inspect.signature(getattr(lienzo, name).__call__).parameters
+    supported = [p for p in mine if p not in ("self", "unsupported")]
+    assert [p for p in theirs if p in supported] == supported
+    for argument in supported:
+        default = theirs[argument].default
+        assert mine[argument].default == (tuple(default) if isinstance(default, list) else default), argument
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_other_argument_is_an_error(model: Loader, name: str) -> None:
+    pipe = getattr(lienzo, name).from_pretrained(model("sd1"))
+    mine = inspect.signature(type(pipe).__call__).parameters
+    for argument in inspect.signature(getattr(diffusers, name).__call__).parameters:
+        if argument not in mine and argument != "kwargs":
+            with pytest.raises(RequestError, match=f"{argument} not supported"):
+                pipe("red", **{argument: 1})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"prompt": None}, "give a string"),
+        ({"output_type": "pill"}, "did you mean pil"),
+        ({"generator": [torch.Generator()] * 3}, "got 3 for 1"),
+        ({"negative_prompt": ["a", "b"]}, "got 2 for 1"),
+        ({"num_images_per_prompt": 0}, "at least 1"),
+        ({"width": 100}, "multiple of 8"),
+        ({"latents": torch.zeros(1, 4, 3, 3)}, "latents: got"),
+        ({"eta": 0.5}, "does nothing for plms"),
+        ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "only"),
+        ({"callback_on_step_end": lambda *_: None}, "return the dict"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_wrong_values(model: Loader, arguments: dict[str, Any], words: str) -> None:
+    pipe = lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"))
+    with pytest.raises(RequestError, match=words):
+        pipe(**{"prompt": "red", "num_inference_steps": 2, "width": 64, "height": 64, **arguments})
+
+
+def test_loading_refuses_what_it_would_ignore(model: Loader) -> None:
+    with pytest.raises(RequestError, match="device_map not supported"):
+        lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"), device_map="auto")
+    with pytest.raises(RequestError, match="no checker runs"):
+        lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"), requires_safety_checker=True)
+
+
+def test_unknown_switches_say_what_there_is(model: Loader) -> None:
+    pipe = lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"))
+    with pytest.raises(AttributeError, match=r"no 'enable_attention_slicing'.*enable_vae_tiling"):
+        pipe.enable_attention_slicing()
+    with pytest.raises(AttributeError):
+        pipe.anything = 1
+
+
+def test_pictures_and_tuples(model: Loader) -> None:
+    pipe = lienzo.StableDiffusionPipeline.from_pretrained(model("sd1")).to("cpu")
+    images, flagged = pipe(["red", "blue"], num_inference_steps=2, width=64, height=64, return_dict=False)
+    assert [image.size for image in images] == [(64, 64)] * 2
+    assert isinstance(images[0], Image.Image)
+    assert flagged is None
+
+
+def test_tiling_is_a_setting_of_the_pipeline(model: Loader) -> None:
+    pipe = lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"))
+    arguments = {"num_inference_steps": 1, "width": 640, "height": 64, "output_type": "pt"}
+    whole = pipe("red", generator=torch.Generator().manual_seed(0), **arguments).images
+    pipe.enable_vae_tiling()
+    tiled = pipe("red", generator=torch.Generator().manual_seed(0), **arguments).images
+    assert whole.shape == tiled.shape
+    assert not torch.equal(whole, tiled)

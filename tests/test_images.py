@@ -1,0 +1,116 @@
+"""Input pictures: everything a camera, an editor or an attacker may hand over."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from lienzo.errors import ImageError
+from lienzo.images import mask_tensor, normalize, open_image, to_image, to_tensor
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_pixels_survive_the_round_trip(width: int, height: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    assert to_image(to_tensor(image)).tobytes() == image.tobytes()
+    assert to_tensor(image).shape == (3, height, width)
+
+
+def test_tensors_are_clamped() -> None:
+    image = to_image(torch.tensor([-3.0, 0.0, 3.0])[:, None, None].expand(3, 1, 1))
+    assert image.getpixel((0, 0)) == (0, 128, 255)
+
+
+def test_rotation_is_applied() -> None:
+    image = Image.new("RGB", (40, 20), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    assert open_image(encoded(image, "JPEG", exif=exif.tobytes())).size == (20, 40)
+
+
+def test_sixteen_bits_keep_their_grey() -> None:
+    grey = Image.fromarray(np.full((4, 4), 32768, np.uint16))
+    opened = open_image(encoded(grey, "PNG"))
+    assert opened.mode == "L"
+    assert opened.getpixel((0, 0)) == 128
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "P", "1", "L", "LA", "RGBA", "YCbCr", "LAB", "HSV", "F", "I"])
+def test_every_mode_becomes_rgb_or_grey(mode: str) -> None:
+    image = Image.new("RGB", (6, 4), (200, 30, 40)).convert("L" if mode in "FI" else "RGB")
+    image = image.convert(mode) if mode != "LAB" else Image.new("LAB", (6, 4))
+    opened = normalize(image)
+    assert opened.mode in ("RGB", "L")
+    assert opened.size == (6, 4)
+
+
+def test_transparency_is_laid_over_white() -> None:
+    assert open_image(encoded(Image.new("RGBA", (2, 2), (255, 0, 0, 0)), "PNG")).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_animation_is_refused() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match="animated, with 3 frames"):
+        open_image(data)
+
+
+def claims(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims a size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(8001, 8001), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+def test_huge_pictures_are_refused_before_decoding(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match="more than 64,000,000 pixels"):
+        open_image(claims(*size))
+
+
+def test_what_is_no_picture_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="not a picture"):
+        open_image(b"hello")
+    with pytest.raises(ImageError, match="no such file"):
+        open_image(tmp_path / "none.png")
+    with pytest.raises(ImageError, match=r"damaged|unreadable"):
+        open_image(tmp_path)
+
+
+@given(st.integers(0, 400), st.binary(max_size=4), st.integers(0, 400))
+def test_damaged_files_are_errors_or_pictures(start: int, junk: bytes, cut: int) -> None:
+    data = encoded(Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)), "PNG")
+    start, cut = start % len(data), cut % len(data)
+    try:
+        opened = open_image(data[:start] + junk + data[start + len(junk) : len(data) - cut])
+    except ImageError:
+        return
+    assert opened.mode in ("RGB", "L")
+
+
+def test_masks_are_split_at_one_half_or_kept_soft() -> None:
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    hard, soft = mask_tensor(ramp, 256, 1, soft=False), mask_tensor(ramp, 256, 1, soft=True)
+    assert set(hard.unique().tolist()) == {0.0, 1.0}
+    assert hard[0, 0, 127] == 0
+    assert hard[0, 0, 128] == 1
+    assert soft[0, 0, 64] == pytest.approx(64 / 255)
