@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PROMPT ?= a red circle to the left of a blue square on a white background
-OUT ?= pictures/
+export PROMPT
 
 .PHONY: picture test lint types unit benchmark docs clean
 
 picture: $(VENV)/run.done
-	@$(BIN)/lienzo generate $(foreach o,$(OUT),--out "$(o)") -- "$(PROMPT)"
+	@$(BIN)/lienzo generate --out pictures/ --each -- "$$PROMPT"
 
 test: lint types unit
 
