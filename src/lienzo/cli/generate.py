@@ -260,9 +260,15 @@ class _Job:
             return
         if made.picture.sha256 != old.picture.sha256:
             yield (
-                f"the pixels differ from the recorded ones, which were made with torch {old.software.torch} on {old.device} in "
-                f"{old.dtype}; this is torch {made.software.torch} on {made.device} in {made.dtype}"
+                f"the pixels differ from the recorded ones, which were made with {_means(old)}; this is {_means(made)}, or another "
+                "kind of processor"
             )
+
+
+def _means(record: "Record") -> str:
+    """What, besides the request and the weights, the last bits depend on."""
+    threads = "" if record.threads is None else f" with {record.threads} threads"
+    return f"torch {record.software.torch} on {record.device}{threads} in {record.dtype}"
 
 
 def _prompts(arguments: tuple[str, ...], *, each: bool) -> list[str]:
@@ -350,8 +356,10 @@ def _load(given: Mapping[str, Any], record: "Record | None") -> "Bundle":
     signals.check()
     best = "cuda" if torch.cuda.is_available() else "cpu"
     if record is not None and record.device == "cpu":
-        best = "cpu"  # only the same kind of device gives the same bits
+        best = "cpu"  # only the same kind of device, and as many threads, give the same bits
     device = given["device"] or best
+    if record is not None and record.threads is not None and device == "cpu":
+        torch.set_num_threads(record.threads)
     bundle = load(model, dtype=dtype, device=device, **options)
     if record is not None:
         _check_model(bundle, record, named=given["model"] is not None)

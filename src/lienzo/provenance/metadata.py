@@ -78,6 +78,8 @@ class Record(BaseModel):
             part of the model, but not of its weights.
         dtype: that the U-Net computed in, e.g. "float32".
         device: "cpu", "cuda" ...
+        threads: that torch computed with on the CPU: with another number, sums come out in another order and the last
+            bits differ.
         picture: digest and size of the pixels before the file format, which a JPEG does not keep, was applied.
     """
 
@@ -91,6 +93,7 @@ class Record(BaseModel):
     schedule: Sha256
     dtype: str = Field(pattern="^(float32|float16|bfloat16|float64)$")
     device: str = Field(max_length=20)
+    threads: int | None = Field(default=None, ge=1, le=4096)
     software: Software
     picture: InputImage
 
@@ -108,6 +111,7 @@ class Record(BaseModel):
             schedule=schedule_digest(bundle),
             dtype=str(weight.dtype).removeprefix("torch."),
             device=weight.device.type,
+            threads=torch.get_num_threads() if weight.device.type == "cpu" else None,
             software=Software(lienzo=__version__, torch=torch.__version__),
             picture=InputImage(sha256=picture.sha256, width=picture.width, height=picture.height),
         )
