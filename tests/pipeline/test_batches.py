@@ -1,16 +1,20 @@
 """Same request, same picture: in any batch, in any order, in any thread, bit for bit."""
 
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import tiny
 from lienzo import Pipeline, Request
+from lienzo.diffusion.samplers import SAMPLERS
 
 Loader = Callable[[str], Pipeline]
 
@@ -55,7 +59,10 @@ def test_a_finished_request_makes_the_same_picture_again(pipeline: Loader) -> No
     assert first.request.sampler is not None and first.request.grid is not None
 
 
-def test_eight_threads_on_one_pipeline(pipeline: Loader, picture: Image.Image, mask: Image.Image) -> None:
+def test_eight_threads_on_one_pipeline(
+    pipeline: Loader, model: Callable[[str], Any], picture: Image.Image, mask: Image.Image
+) -> None:
+    """Every thread's picture is the one made alone, bit for bit, and that one is diffusers'."""
     pipe = pipeline("sd1")
     samplers = ["plms", "unipc", "dpmpp_2m", "heun", "euler_a", "ddim", "lcm", "ddpm"]
     requests = [
@@ -64,6 +71,23 @@ def test_eight_threads_on_one_pipeline(pipeline: Loader, picture: Image.Image, m
         for extra in ({}, {"init": picture, "mask": mask}, {"guidance_scale": 1.0})
     ]
     alone = [pipe(request).pixels for request in requests]
+    theirs = tiny.reference(model("sd1"))
+    for i, name in enumerate(samplers):
+        published, _, _ = SAMPLERS[name].published.partition("/")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs.scheduler = getattr(diffusers, published).from_config(
+                theirs.scheduler.config, clip_sample=False, **({"skip_prk_steps": True} if name == "plms" else {})
+            )
+            made = theirs(
+                "the red cat",
+                generator=torch.Generator().manual_seed(i),
+                num_inference_steps=4,
+                width=64,
+                height=64,
+                output_type="pt",
+            )
+        assert tiny.psnr(made.images[0], (alone[3 * i] / 2 + 0.5).clamp(0, 1)) >= 50, name
     wrong: list[str] = []
     gate = threading.Barrier(8)
 
