@@ -24,13 +24,13 @@ PROMPTS: Mapping[str, str] = {
 
 SCENE = PROMPTS["left-of"]
 BECOMES = "a red star to the left of a blue square on a white background"
-GAP = 6
+GAP = 4
 
 
 def strip(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one size side by side, with thin white gaps."""
+    """Pictures of one size side by side, with thin grey gaps."""
     width, height = pictures[0].size
-    sheet = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height), "white")
+    sheet = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height), "gray")
     for i, picture in enumerate(pictures):
         sheet.paste(picture, (i * (width + GAP), 0))
     return sheet
