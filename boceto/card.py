@@ -73,13 +73,13 @@ The first 64 of these pictures, in order:
 
 From procedural pictures alone (`boceto/scenes.py`): no photograph, no artwork and no text of anyone was used, so there
 is nobody in it and nothing to attribute. {scenes} scenes; the VAE took {vae_steps} steps of {vae_batch} crops, U-Net
-and text encoder together {unet_steps} steps of {batch}, {minutes:.0f} minutes in all on two CPU cores, in fp32;
-averaged weights (EMA), stored as fp16. The same command makes one like it again:
+and text encoder together {unet_steps} steps of {batch}, {minutes} minutes of training in all ({device}); averaged weights
+(EMA), stored as fp16. One command makes one like it again:
 
-    python -m boceto.make --out DIR --minutes {budget:.0f}
+    python -m boceto.make --out DIR --minutes {minutes} --device {device}
 
-Captions are dropped in 10 % of the training samples for classifier-free guidance; the loss is weighted by min-SNR 5.
-MIT licence.
+Captions are dropped in 10 % of the training samples for classifier-free guidance; the loss is the plain squared
+error of v. MIT licence.
 """
 
 
@@ -88,21 +88,15 @@ def write_card(folder: Path, figures: Mapping[str, Mapping[str, Any]], facts: Ma
 
     Args:
         figures: of `judge.figures`.
-        facts: scenes, vae_steps, vae_batch, unet_steps, batch, minutes, budget.
+        facts: scenes, vae_steps, vae_batch, unet_steps, batch, minutes, device.
     """
     rows = []
     for name, row in figures.items():
         low, high = row["interval"]
         rows.append(f"| {name} | {row['of']} | {row['right'] / row['of']:.1%} | {low:.1%} to {high:.1%} |")
-    text = TEMPLATE.format(
-        rows="\n".join(rows),
-        of=figures["everything"]["of"],
-        sampler=SAMPLER,
-        steps=STEPS,
-        guidance=GUIDANCE,
-        **{part: f"{parameters(folder / part) / 1e6:.1f} M" for part in ("vae", "text_encoder", "unet")},
-        **facts,
-    )
+    sizes = {part: f"{parameters(folder / part) / 1e6:.1f} M" for part in ("vae", "text_encoder", "unet")}
+    drawn = {"of": figures["everything"]["of"], "sampler": SAMPLER, "steps": STEPS, "guidance": GUIDANCE}
+    text = TEMPLATE.format_map({"rows": "\n".join(rows), **sizes, **drawn, **facts})
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -110,7 +104,7 @@ def parameters(part: Path) -> int:
     """Number of weights in a component's folder."""
     [file] = part.glob("*.safetensors")
     with safe_open(file, "pt") as weights:
-        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]
+        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 (it is no dict)
     return sum(map(math.prod, shapes))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from boceto.look import Score, score
 from boceto.scenes import Caption, Scene, captions, sample_scene
@@ -99,14 +99,15 @@ def figures(scores: Sequence[tuple[Scene, Caption, Score]]) -> Figures:
 
 def sheet(pictures: Sequence[Image.Image], prompts: Sequence[str], columns: int = 8) -> Image.Image:
     """The pictures in a grid, each with its prompt below."""
-    side, text = 128, 40
+    side, text = 128, 62
+    font = ImageFont.load_default_imagefont()  # the one of Pillow's own fonts that has accents
     rows = math.ceil(len(pictures) / columns)
     page = Image.new("RGB", (columns * (side + 12) + 12, rows * (side + text) + 12), "#e4e4e4")
     pen = ImageDraw.Draw(page)
     for i, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
         x, y = 12 + i % columns * (side + 12), 12 + i // columns * (side + text)
         page.paste(picture.resize((side, side)), (x, y))
-        pen.multiline_text((x, y + side + 2), _wrapped(prompt, 26), fill="black", font_size=9, spacing=1)
+        pen.multiline_text((x, y + side + 2), _wrapped(prompt, 22), fill="black", font=font, spacing=1)
     return page
 
 

@@ -100,7 +100,7 @@ def test_different_meanings_have_different_captions(scene: Scene) -> None:
 @given(scenes)
 def test_scenes_are_drawable_and_unambiguous(scene: Scene) -> None:
     assert all(one.colour != scene.background for one in scene.things)
-    assert all(0 < one.x - 0.9 * one.radius and one.x + 0.9 * one.radius < 1 for one in scene.things)
+    assert all(one.x - 0.9 * one.radius > 0 and one.x + 0.9 * one.radius < 1 for one in scene.things)
     assert 1 <= len(scene.things) <= 4
     if scene.relation:
         first, second = scene.things

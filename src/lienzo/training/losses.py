@@ -24,7 +24,7 @@ def vae_loss(vae: VAE, pictures: Tensor, generator: Generator) -> Tensor:
         pictures: (B, 3, H, W) in [-1, 1].
     """
     posterior = vae.encode(pictures)
-    noise = torch.randn(posterior.mean.shape, generator=generator)
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(pictures.device)
     decoded = vae.decode(posterior.sample(noise))
     colours = (decoded - pictures).abs().mean()
     edges = torch.stack([torch.diff(decoded - pictures, dim=axis).abs().mean() for axis in (2, 3)]).sum()
@@ -53,7 +53,7 @@ class Conditioned(nn.Module):
 
 
 def diffusion_loss(
-    schedule: Schedule, *, empty: Tensor, dropout: float = 0.1, gamma: float = 5.0
+    schedule: Schedule, *, empty: Tensor, dropout: float = 0.1, gamma: float | None = 5.0
 ) -> Callable[[Conditioned, CaptionedLatents, Generator], Tensor]:
     """The step function of a text-to-image model: the weighted squared error of what the network predicts.
 
@@ -62,18 +62,18 @@ def diffusion_loss(
         empty: (L,) token ids of the empty caption, at least as many as a batch's captions have.
         dropout: part of the captions that are replaced by it, so that the model learns to draw without one
             (arXiv:2207.12598, algorithm 1).
-        gamma: of the min-SNR weighting (arXiv:2303.09556, section 3.4).
+        gamma: of the min-SNR weighting (arXiv:2303.09556, section 3.4); None: every noise level counts alike.
     """
 
     def loss(model: Conditioned, batch: CaptionedLatents, generator: Generator) -> Tensor:
         x0 = batch.latents
         size = len(x0)
-        noise = torch.randn(x0.shape, generator=generator)
+        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
         # one timestep from each of B equal parts of the schedule: the same distribution, less variance
         part = (torch.arange(size) + torch.rand(size, generator=generator)) / size
-        t = (part * len(schedule.sigmas)).long()
-        dropped = torch.rand(size, generator=generator) < dropout
-        ids = torch.where(dropped[:, None], empty[: batch.ids.shape[1]], batch.ids)
+        t = (part * len(schedule.sigmas)).long().to(x0.device)
+        dropped = (torch.rand(size, generator=generator) < dropout).to(x0.device)
+        ids = torch.where(dropped[:, None], empty[: batch.ids.shape[1]].to(x0.device), batch.ids)
         context = model.text_encoder(ids)
 
         def network(x: Tensor, t: Tensor) -> Tensor:
