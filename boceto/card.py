@@ -52,7 +52,7 @@ program looked at the pictures (`boceto/look.py`; on true renders of such scenes
 |---|---|---|---|
 {rows}
 
-"Shape", "colour" and "count" ask for every thing in the picture; "everything" asks for all of it at once.
+"Colour" and "shape" ask for those of every thing, "count" for the right number of things, "everything" for all at once.
 
 The first 64 of these pictures, in order:
 
@@ -67,14 +67,16 @@ The first 64 of these pictures, in order:
 - It does get prompts wrong, as often as the table says. Small shapes are the blurriest: an eighth of a picture's side
   is two latent cells.
 - Colours are nine fixed ones; shades ("light blue") are not understood, nor are more than two different things.
-- Nobody but a program measured it; the program cannot see beauty.
+- The figures are about this world only: layouts, wordings and single attributes of those prompts were all seen in
+  training, their combinations were not. The program does not score sizes, nor edges, which are a little wavy.
+- The same prompts were looked at while the recipe was being made, so they are held out from training, not from us.
 
 ## How it was made
 
 From procedural pictures alone (`boceto/scenes.py`): no photograph, no artwork and no text of anyone was used, so there
-is nobody in it and nothing to attribute. {scenes} scenes; the VAE took {vae_steps} steps of {vae_batch} crops, U-Net
-and text encoder together {unet_steps} steps of {batch}, {minutes} minutes of training in all ({device}); averaged weights
-(EMA), stored as fp16. One command makes one like it again:
+is nobody in it and nothing to attribute. {scenes:,} scenes; the VAE took {vae_steps:,} steps of {vae_batch} crops,
+U-Net and text encoder together {unet_steps:,} steps of {batch}, {minutes} minutes of training in all on {machine};
+averaged weights (EMA), stored as fp16. One command makes one like it again:
 
     python -m boceto.make --out DIR --minutes {minutes} --device {device}
 
@@ -88,7 +90,7 @@ def write_card(folder: Path, figures: Mapping[str, Mapping[str, Any]], facts: Ma
 
     Args:
         figures: of `judge.figures`.
-        facts: scenes, vae_steps, vae_batch, unet_steps, batch, minutes, device.
+        facts: scenes, vae_steps, vae_batch, unet_steps, batch, minutes, machine, device.
     """
     rows = []
     for name, row in figures.items():

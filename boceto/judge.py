@@ -99,7 +99,7 @@ def figures(scores: Sequence[tuple[Scene, Caption, Score]]) -> Figures:
 
 def sheet(pictures: Sequence[Image.Image], prompts: Sequence[str], columns: int = 8) -> Image.Image:
     """The pictures in a grid, each with its prompt below."""
-    side, text = 128, 62
+    side, text = 128, 76
     font = ImageFont.load_default_imagefont()  # the one of Pillow's own fonts that has accents
     rows = math.ceil(len(pictures) / columns)
     page = Image.new("RGB", (columns * (side + 12) + 12, rows * (side + text) + 12), "#e4e4e4")

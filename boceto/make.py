@@ -128,6 +128,7 @@ def make(work: Path, recipe: Recipe) -> Path:
         "unet_steps": unet_run["step"],
         "batch": recipe.batch,
         "minutes": round((vae_run["seconds"] + unet_run["seconds"]) / 60),
+        "machine": f"{torch.get_num_threads()} CPU cores" if recipe.device == "cpu" else torch.cuda.get_device_name(),
         "device": recipe.device,
     }
     write_card(folder, found, facts)
