@@ -19,12 +19,12 @@ from torch import Generator, Tensor
 from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.diffusion.schedule import Schedule, ScheduleConfig
 from lienzo.errors import RequestError, nearest
-from lienzo.images import to_image
 from lienzo.models.bundle import Bundle
-from lienzo.pipeline.generate import Sample, Step, decode, default_sampler, sample
+from lienzo.pipeline.generate import Result, Sample, Step, default_sampler, native_size, sample
 from lienzo.pipeline.request import Request
 from lienzo.rng import generator as seeded
 from lienzo.rng import new_seed
+from lienzo.studio import make
 from lienzo.weights import load
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -38,6 +38,13 @@ class StableDiffusionPipelineOutput:
 
     images: Any
     nsfw_content_detected: None = None
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """Stands for a diffusers scheduler: `SomeScheduler.from_config(pipe.scheduler.config)` works as there."""
+
+    config: dict[str, Any]
 
 
 class _Pipeline:
@@ -78,24 +85,24 @@ class _Pipeline:
         _refuse(unsupported, "from_pretrained", "torch_dtype, revision, variant, local_files_only")
         if safety_checker is not None or requires_safety_checker or feature_extractor is not None:
             raise RequestError("safety_checker and feature_extractor: only None is supported; no checker runs.")
+        folder = Path(pretrained_model_name_or_path)
+        if use_safetensors and folder.is_dir() and not any(folder.rglob("*.safetensors")):
+            raise RequestError(f"use_safetensors=True: {folder.name} holds no .safetensors files.")
         if use_safetensors is False:
             raise RequestError("use_safetensors=False: safetensors are always preferred; leave it out.")
         offline = True if local_files_only else None
-        bundle = load(
-            pretrained_model_name_or_path, dtype=torch_dtype, revision=revision, variant=variant, offline=offline
+        return cls(
+            load(pretrained_model_name_or_path, dtype=torch_dtype, revision=revision, variant=variant, offline=offline)
         )
-        for note in bundle.notes:
-            warnings.warn(note, stacklevel=2)
-        return cls(bundle)
 
     @classmethod
     def from_single_file(cls, path: str | Path, *, torch_dtype: torch.dtype | None = None, **options: Any) -> Self:
         """Load an original `.safetensors` or `.ckpt` file; options are those of `lienzo.weights.load`."""
         return cls(load(path, dtype=torch_dtype, **options))
 
-    def to(self, *where: str | torch.device | torch.dtype) -> Self:
-        """Move the networks to a device, cast them to a dtype, or both."""
-        nets = {name: getattr(self._bundle, name).to(*where) for name in ("text_encoder", "unet", "vae")}
+    def to(self, *where: str | torch.device | torch.dtype, **named: Any) -> Self:
+        """Move the networks to a device, cast them to a dtype, or both (`device=`, `dtype=`, or as they come)."""
+        nets = {name: getattr(self._bundle, name).to(*where, **named) for name in ("text_encoder", "unet", "vae")}
         self._bundle = replace(self._bundle, **nets)
         return self
 
@@ -108,18 +115,25 @@ class _Pipeline:
         self._tiling = False
 
     @property
-    def scheduler(self) -> Any:
+    def scheduler(self) -> "Scheduler":
         """The noise schedule; assign a diffusers scheduler (or anything with its `config`) to change sampler and grid."""
-        return self._bundle.schedule
+        return Scheduler(self._bundle.schedule.config.to_dict())
 
     @scheduler.setter
     def scheduler(self, scheduler: Any) -> None:
-        if not isinstance(scheduler, Schedule):
-            settings = {k: v for k, v in dict(scheduler.config).items() if not k.startswith("_")}
-            name = type(scheduler).__name__
-            scheduler = Schedule(ScheduleConfig.from_dict({"_class_name": name, **settings}))
-        self._bundle = replace(self._bundle, schedule=scheduler)
-        default_sampler(self._bundle)
+        config = getattr(scheduler, "config", None)
+        if not isinstance(config, Mapping):
+            raise RequestError(f"scheduler: got {type(scheduler).__name__}; give a diffusers scheduler.")
+        name = config.get("_class_name", type(scheduler).__name__)
+        settings = {k: v for k, v in config.items() if not k.startswith("_")}
+        if settings.get("clip_sample"):
+            raise RequestError(
+                f"scheduler: {name} would clip the latents, which have no range to clip to. Give it clip_sample=False."
+            )
+        schedule = Schedule(ScheduleConfig.from_dict({"_class_name": name, **settings}))
+        changed = replace(self._bundle, schedule=schedule)
+        default_sampler(changed)
+        self._bundle = changed
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
@@ -151,9 +165,11 @@ class _Pipeline:
             raise RequestError(
                 f"callback_on_step_end_tensor_inputs={list(tensor_inputs)}: only ['latents'] is supported."
             )
-        if prompt is None:
-            raise RequestError("prompt: got None; give a string or a list of them. Embeddings are not supported.")
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, (list, tuple)) else []
+        if not prompts:
+            raise RequestError(
+                f"prompt: got {prompt!r}; give a string or a list of them. Embeddings are not supported."
+            )
         negatives = _as_many("negative_prompt", negative_prompt or "", len(prompts))
         pictures = list(inputs) * len(prompts) if len(inputs) == 1 else list(inputs)
         if len(pictures) != len(prompts):
@@ -161,14 +177,15 @@ class _Pipeline:
                 f"image: got {len(pictures)} pictures for {len(prompts)} prompts; give one, or one each."
             )
         copies = 1 if num_images_per_prompt is None else num_images_per_prompt
-        if copies < 1:
-            raise RequestError(f"num_images_per_prompt={copies}: at least 1.")
+        if not isinstance(copies, int) or copies < 1:
+            raise RequestError(f"num_images_per_prompt={copies}: a whole number, at least 1.")
+        if isinstance(guidance_scale, (int, float)) and math.isfinite(guidance_scale):
+            guidance_scale = max(1.0, guidance_scale)  # diffusers guides above 1 only
         requests = [
             Request(
                 text,
                 negative_prompt=negative,
-                # diffusers guides above 1 only
-                guidance_scale=max(1.0, guidance_scale),
+                guidance_scale=guidance_scale,
                 clip_skip=clip_skip or 0,
                 vae_tiling=self._tiling,
                 **picture,
@@ -177,19 +194,21 @@ class _Pipeline:
             for text, negative, picture in zip(prompts, negatives, pictures, strict=True)
             for _ in range(copies)
         ]
-        run = sample(self._bundle, requests, generators=_sources(generator, len(requests)), latents=latents)
-        samples = self._iterate(run, callback_on_step_end)
-        images = _output(self._bundle, samples, output_type)
+        if latents is not None and not isinstance(latents, Tensor):
+            raise RequestError(f"latents: give a tensor; got {type(latents).__name__}.")
+        start = sample if output_type == "latent" else make
+        run = start(self._bundle, requests, generators=_sources(generator, len(requests)), latents=latents)
+        images = _output(self._iterate(run, callback_on_step_end), output_type)
         return StableDiffusionPipelineOutput(images) if return_dict else (images, None)
 
-    def _iterate(self, run: Any, callback: Callback | None) -> tuple[Sample, ...]:
+    def _iterate(self, run: Any, callback: Callback | None) -> tuple[Sample | Result, ...]:
         sent: Tensor | None = None
         while True:
             try:
                 step: Step = run.send(sent)
             except StopIteration as finished:
-                samples: tuple[Sample, ...] = finished.value
-                return samples
+                made: tuple[Sample | Result, ...] = finished.value
+                return made
             sent = None
             if callback is not None:
                 sent = self._call_back(callback, step)
@@ -200,12 +219,14 @@ class _Pipeline:
         scale = 1.0 if whole else math.sqrt(1 + step.sigma * step.sigma)
         shown = step.x / scale
         returned = callback(self, step.index - 1, torch.tensor(step.time), {"latents": shown})
-        if not isinstance(returned, Mapping):
+        if not isinstance(returned, Mapping) or set(returned) - {"latents"}:
             raise RequestError(
-                f"callback_on_step_end returned {type(returned).__name__}; return the dict it was given."
+                f"callback_on_step_end returned {returned!r:.100}; return a dict with latents, or an empty one."
             )
         changed = returned.get("latents", shown)
-        return None if changed is shown else changed * scale
+        if not isinstance(changed, Tensor) or changed.shape != shown.shape:
+            raise RequestError(f"callback_on_step_end returned other latents than {tuple(shown.shape)}.")
+        return changed * scale  # always: it may have been changed in place
 
 
 class StableDiffusionPipeline(_Pipeline):
@@ -273,7 +294,7 @@ class StableDiffusionImg2ImgPipeline(_Pipeline):
         """Make pictures from `image`; `strength` is how much of it to change."""
         _refuse(unsupported, "StableDiffusionImg2ImgPipeline", _names(StableDiffusionImg2ImgPipeline))
         inputs = [{"init": picture} for picture in _pictures("image", image)]
-        settings = {"strength": strength, "steps": num_inference_steps or 50}
+        settings = {"strength": strength, "steps": 50 if num_inference_steps is None else num_inference_steps}
         return self._run(
             prompt, negative_prompt, num_images_per_prompt, generator, None, output_type, return_dict,
             7.5 if guidance_scale is None else guidance_scale, clip_skip, callback_on_step_end,
@@ -314,12 +335,10 @@ class StableDiffusionInpaintPipeline(_Pipeline):
         if len(pictures) != len(masks):
             raise RequestError(f"got {len(pictures)} pictures and {len(masks)} masks; give one mask a picture.")
         inputs = [{"init": picture, "mask": mask} for picture, mask in zip(pictures, masks, strict=True)]
-        side = self._bundle.unet.config.sample_size or 64
-        rows, columns = (side, side) if isinstance(side, int) else side
-        factor = self._bundle.vae.config.factor
+        native = native_size(self._bundle)
         settings = {
-            "height": height or rows * factor,
-            "width": width or columns * factor,
+            "height": native[1] if height is None else height,
+            "width": native[0] if width is None else width,
             "strength": strength,
             "steps": num_inference_steps,
         }
@@ -343,14 +362,14 @@ def _refuse(unsupported: Mapping[str, Any], where: str, supported: str) -> None:
 
 
 def _as_many(name: str, value: Several, count: int) -> list[str]:
-    values = [value] * count if isinstance(value, str) else list(value)
+    values = [value] * count if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else []
     if len(values) != count:
         raise RequestError(f"{name}: got {len(values)} for {count} prompts; give one, or one each.")
     return values
 
 
 def _pictures(name: str, value: Image.Image | Sequence[Image.Image] | None) -> list[Image.Image]:
-    pictures = [value] if isinstance(value, Image.Image) else list(value or [])
+    pictures = [value] if isinstance(value, Image.Image) else list(value) if isinstance(value, (list, tuple)) else []
     if not pictures or not all(isinstance(picture, Image.Image) for picture in pictures):
         raise RequestError(f"{name}: give a PIL picture or a list of them; got {type(value).__name__}.")
     return pictures
@@ -360,6 +379,8 @@ def _sources(generator: Generator | Sequence[Generator] | None, count: int) -> l
     if generator is None:
         return [seeded(new_seed()) for _ in range(count)]
     sources = [generator] * count if isinstance(generator, Generator) else list(generator)
+    if not all(isinstance(source, Generator) for source in sources):
+        raise RequestError("generator: give a torch.Generator or a list of them.")
     if len(sources) != count:
         raise RequestError(f"generator: got {len(sources)} for {count} pictures; give one, or one each.")
     if any(source.device.type != "cpu" for source in sources):
@@ -367,15 +388,13 @@ def _sources(generator: Generator | Sequence[Generator] | None, count: int) -> l
     return sources
 
 
-def _output(bundle: Bundle, samples: Sequence[Sample], output_type: str) -> Any:
-    for made in samples:
-        for warning in made.warnings:
-            warnings.warn(warning, stacklevel=4)
-    latents = torch.stack([made.latents for made in samples])
+def _output(made: Sequence[Sample | Result], output_type: str) -> Any:
+    for warning in dict.fromkeys(w for one in made for w in one.warnings):
+        warnings.warn(warning, stacklevel=4)
     if output_type == "latent":
-        return latents
-    pixels = decode(bundle, latents, tiling=bool(samples[0].request.vae_tiling))
+        return torch.stack([one.latents for one in made])
+    results = [one for one in made if isinstance(one, Result)]
     if output_type == "pil":
-        return [to_image(p) for p in pixels]
-    unit = (pixels / 2 + 0.5).clamp(0, 1)
+        return [result.image for result in results]
+    unit = (torch.stack([result.pixels for result in results]) / 2 + 0.5).clamp(0, 1)
     return unit if output_type == "pt" else np.ascontiguousarray(unit.permute(0, 2, 3, 1).numpy())

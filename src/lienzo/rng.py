@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-SEED_LIMIT = 2**53
-"""Seeds are below this, so that they are exact in every JSON reader."""
+SEED_LIMIT = 2**32
+"""Seeds are below this: torch's CPU generator looks at the lower 32 bits only."""
 
 
 def new_seed() -> int:
@@ -21,5 +21,10 @@ def generator(seed: int) -> Generator:
 
 
 def normal(generators: Sequence[Generator], shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise, one generator a picture: (B, *shape) fp32 on the CPU."""
+    """Standard normal noise, one generator a picture: (B, *shape) fp32 on the CPU.
+
+    Where all pictures share one generator (diffusers allows it), it draws for all at once, as it does there.
+    """
+    if len(generators) > 1 and all(g is generators[0] for g in generators):
+        return torch.randn((len(generators), *shape), generator=generators[0])
     return torch.cat([torch.randn((1, *shape), generator=g) for g in generators])

@@ -1,5 +1,6 @@
 """The only door by which a picture leaves: Python, the command line and whatever serves requests go through it."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, overload
@@ -11,10 +12,18 @@ from lienzo.pipeline.generate import Result, Run, Step, generate
 from lienzo.pipeline.request import Request
 from lienzo.weights import load
 
+Several = Sequence[Request] | list[str] | tuple[str, ...]
 
-def make(bundle: Bundle, requests: Request | Sequence[Request]) -> Run:
+
+def make(
+    bundle: Bundle,
+    requests: Request | Sequence[Request],
+    *,
+    generators: Sequence[torch.Generator] | None = None,
+    latents: torch.Tensor | None = None,
+) -> Run:
     """Make finished pictures: a generator of `Step` that returns the results, see `generate`."""
-    return generate(bundle, requests)
+    return generate(bundle, requests, generators=generators, latents=latents)
 
 
 class Pipeline:
@@ -50,23 +59,30 @@ class Pipeline:
     def __call__(self, request: Request | str, *, on_step: Callable[[Step], object] | None = None) -> Result: ...
     @overload
     def __call__(
-        self, request: Sequence[Request], *, on_step: Callable[[Step], object] | None = None
+        self, request: Several, *, on_step: Callable[[Step], object] | None = None
     ) -> tuple[Result, ...]: ...
     def __call__(
-        self, request: Request | str | Sequence[Request], *, on_step: Callable[[Step], object] | None = None
+        self, request: Request | str | Several, *, on_step: Callable[[Step], object] | None = None
     ) -> Result | tuple[Result, ...]:
         """Make one picture, or several.
 
         Args:
             request: a request, a bare prompt, or a sequence of requests.
             on_step: called after every evaluation of the network.
+
+        Warns:
+            UserWarning: what `Result.warnings` says.
         """
-        run = self.stream(Request(request) if isinstance(request, str) else request)
+        alone = isinstance(request, (str, Request))
+        several = [request] if isinstance(request, (str, Request)) else request
+        run = self.stream([Request(r) if isinstance(r, str) else r for r in several])
         while True:
             try:
                 step = next(run)
             except StopIteration as finished:
                 results: tuple[Result, ...] = finished.value
-                return results[0] if isinstance(request, (str, Request)) else results
+                for warning in dict.fromkeys(w for result in results for w in result.warnings):
+                    warnings.warn(warning, stacklevel=2)
+                return results[0] if alone else results
             if on_step is not None:
                 on_step(step)

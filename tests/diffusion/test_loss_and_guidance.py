@@ -16,7 +16,7 @@ def test_conversions_are_inverse_and_agree_with_the_target(sigma: float, kind: P
     generator = torch.Generator().manual_seed(0)
     x0, noise = torch.randn(2, 3, 4, 4, 4, generator=generator, dtype=torch.float64)
     x = x0 + sigma * noise
-    output = target(x0, noise, sigma, kind)
+    output = target(x0, noise, torch.tensor(input_scale(sigma) ** 2, dtype=torch.float64), kind)
     assert torch.allclose(to_x0(output, x, sigma, kind), x0)
     assert torch.allclose(from_x0(x0, x, sigma, kind), output)
 
@@ -33,6 +33,16 @@ def test_a_perfect_network_has_no_loss(kind: Prediction) -> None:
         return from_x0(x0, x / input_scale(sigma), sigma, kind)
 
     assert denoising_loss(perfect, x0, noise, t, schedule) < 1e-10
+
+
+@pytest.mark.parametrize("gamma", [None, 5.0])
+def test_pure_noise_has_a_finite_loss(gamma: float | None) -> None:
+    schedule = Schedule(ScheduleConfig(prediction_type="v_prediction", rescale_betas_zero_snr=True))
+    x0, noise = torch.randn(2, 2, 4, 8, 8)
+    t = torch.tensor([3, 999])
+    loss = denoising_loss(lambda x, _t: x, x0, noise, t, schedule, min_snr_gamma=gamma)
+    assert torch.isfinite(loss)
+    assert torch.allclose(target(x0[1:], noise[1:], torch.tensor(0.0), "v_prediction"), -x0[1:])
 
 
 def test_plain_loss_is_the_mean_squared_error_of_the_noise() -> None:

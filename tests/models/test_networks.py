@@ -11,6 +11,7 @@ from lienzo.errors import ConfigError
 from lienzo.models.clip import TextConfig, TextEncoder
 from lienzo.models.unet import UNet, UNetConfig
 from lienzo.models.vae import VAE, Gaussian, VAEConfig
+from lienzo.nn.blocks import Upsample
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -135,6 +136,17 @@ def test_one_tile_is_the_whole() -> None:
     z = torch.randn(1, 4, 12, 9)
     with torch.no_grad():
         assert torch.allclose(vae.decode(z), vae.decode_tiled(z, tile=16, overlap=4), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 256, 16, 16), (2, 288, 17, 20)])
+def test_doubling_before_the_convolution_is_never_done_but_meant(shape: tuple[int, ...]) -> None:
+    up = lively(Upsample(shape[1]))
+    x = torch.randn(shape)
+    with torch.no_grad():
+        plain = up.conv(torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[operator]
+        assert close(up(x), plain)
+        assert close(up(x, (2 * shape[2], 2 * shape[3])), plain)
+        assert up(x, (2 * shape[2] - 1, 2 * shape[3])).shape[2] == 2 * shape[2] - 1
 
 
 def test_gaussian_kl_is_zero_only_for_the_standard_normal() -> None:

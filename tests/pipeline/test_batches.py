@@ -38,6 +38,7 @@ def one_request(draw: Any, picture: Image.Image, mask: Image.Image) -> Request:
     return Request(**fields)
 
 
+@pytest.mark.filterwarnings("ignore:negative_prompt does nothing")
 @given(data=st.data())
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_mixed_batches_equal_single_pictures(
@@ -140,3 +141,56 @@ def test_not_a_number_is_an_error_and_never_a_picture(model: Callable[[str], Any
     convolution.bias = torch.nn.Parameter(torch.full_like(convolution.bias, float("nan")))
     with pytest.raises(NonFiniteError, match="NaN"):
         pipe(Request("red", steps=2, width=64, height=64))
+
+
+def test_outside_its_interval_there_is_no_guidance(pipeline: Loader) -> None:
+    pipe = pipeline("sd1")
+    base = Request("red", negative_prompt="blue", seed=1, steps=4, width=64, height=64, guidance_scale=9.0)
+    whole = pipe(base).pixels
+    assert torch.equal(pipe(base.replace(guidance_interval=(0, 1e6))).pixels, whole)
+    nowhere = pipe(base.replace(guidance_interval=(1e5, 1e6))).pixels
+    assert torch.equal(nowhere, pipe(base.replace(guidance_scale=1.0, negative_prompt="")).pixels)
+    assert not torch.equal(pipe(base.replace(guidance_interval=(1.0, 5.0))).pixels, whole)
+
+
+def test_a_soft_mask_blends_by_its_grey(pipeline: Loader, picture: Image.Image) -> None:
+    pipe = pipeline("sd1")
+    base = Request("red", seed=1, steps=4, init=picture, mask=Image.new("L", picture.size, 255), strength=0.5)
+    kept = pipe(base.replace(mask=Image.new("L", picture.size, 0))).latents
+
+    def distance(grey: int) -> float:
+        mask = Image.new("L", picture.size, grey)
+        return float((pipe(base.replace(mask=mask, soft_mask=True)).latents - kept).square().mean())
+
+    distances = [distance(grey) for grey in (0, 60, 150, 255)]
+    assert distances[0] < 1e-8
+    assert distances == sorted(distances)
+    assert torch.equal(pipe(base.replace(soft_mask=True)).pixels, pipe(base).pixels)
+
+
+def test_large_pictures_are_decoded_in_tiles(pipeline: Loader) -> None:
+    from lienzo.pipeline.generate import resolve
+
+    bundle = pipeline("sd1").bundle
+    assert resolve(bundle, Request(width=1536, height=1536)).vae_tiling is False
+    assert resolve(bundle, Request(width=1544, height=1536)).vae_tiling is True
+    assert resolve(bundle, Request(width=1544, height=1536, vae_tiling=False)).vae_tiling is False
+    with_tiles = pipeline("sd1")(Request("red", seed=1, steps=1, width=1024, height=64, vae_tiling=True)).pixels
+    whole = pipeline("sd1")(Request("red", seed=1, steps=1, width=1024, height=64)).pixels
+    assert not torch.equal(with_tiles, whole)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_paints_about_the_same(model: Callable[[str], Any], pipeline: Loader, dtype: str) -> None:
+    request = Request("the red cat", seed=1, steps=4, width=64, height=64, sampler="euler")
+    half = Pipeline.load(model("sd1"), dtype=dtype)(request).pixels
+    assert tiny.psnr(half / 2, pipeline("sd1")(request).pixels / 2) > 25
+
+
+def test_what_has_no_effect_is_said(pipeline: Loader) -> None:
+    request = Request("red " * 100, negative_prompt="blue", guidance_scale=1.0, steps=1, width=64, height=64)
+    with pytest.warns(UserWarning) as caught:
+        result = pipeline("sd1")(request)
+    assert {str(w.message) for w in caught} == set(result.warnings)
+    assert any("did not see" in text for text in result.warnings)
+    assert any("negative_prompt does nothing" in text for text in result.warnings)

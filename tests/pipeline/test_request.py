@@ -27,7 +27,7 @@ requests = st.builds(
     grid=st.none() | st.sampled_from(sorted(GRIDS)),
     guidance_scale=st.floats(-1000, 1000),
     guidance_rescale=st.floats(0, 1),
-    seed=st.integers(0, 2**53 - 1),
+    seed=st.integers(0, 2**32 - 1),
     init=st.none() | st.just(RED),
 )
 
@@ -76,7 +76,7 @@ def test_any_values_give_a_request_or_one_kind_of_error(fields: dict[str, Any]) 
         ({"sampler": "euler_b"}, "did you mean euler"),
         ({"grid": "karas"}, "did you mean karras"),
         ({"seed": -1}, "greater than or equal to 0"),
-        ({"seed": 2**53}, "less than 9007199254740992"),
+        ({"seed": 2**32}, "less than 4294967296"),
         ({"sigmas": (1.0, 2.0, 0.0)}, "must fall"),
         ({"sigmas": (2.0, 0.0), "grid": "karras"}, "not both"),
         ({"mask": RED}, "needs an init picture"),

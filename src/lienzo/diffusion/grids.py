@@ -44,6 +44,7 @@ class Convention:
         model_end: ends where the model says (`ScheduleConfig.ends_at_zero`), which may be above 0.
         stride: a step from timestep t goes to t - T // n, even where that is not the next one of the grid.
         doubled_start: counts its first step twice, which shifts where img2img enters (see `Grid.tail`).
+        sigma_grids: the published class can space sigmas (karras, exponential) if the model's settings say so.
         rounding: how the timesteps of sigma-spaced grids are made whole, by grid.
         limit: stands for the infinite sigma of a zero-terminal-SNR schedule.
     """
@@ -55,6 +56,7 @@ class Convention:
     model_end: bool = False
     stride: bool = False
     doubled_start: bool = False
+    sigma_grids: bool = False
     rounding: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
     limit: float = 4096.0
 
@@ -69,8 +71,11 @@ def _truncated(t: float) -> float:
 DDIM = Convention(spacing="leading", model_end=True, stride=True, limit=1e8)
 DDPM = Convention(spacing="leading", limit=1e8)
 PLMS = Convention(spacing="leading", model_end=True, stride=True, doubled_start=True, limit=1e8)
-EULER = Convention(spacing="linspace", whole=False, starts_at_sigma=True)
-MULTISTEP = Convention(spacing="linspace", spare=True, rounding={"karras": round, "exponential": _truncated})
+ANCESTRAL = Convention(spacing="linspace", whole=False, starts_at_sigma=True)
+EULER = replace(ANCESTRAL, sigma_grids=True)
+MULTISTEP = Convention(
+    spacing="linspace", spare=True, sigma_grids=True, rounding={"karras": round, "exponential": _truncated}
+)
 LCM = Convention(spacing="lcm", limit=1e8)
 
 
@@ -136,7 +141,7 @@ def make_grid(
     Raises:
         RequestError: a name that does not exist, or more steps than there are levels.
     """
-    table = tuple(min(s, convention.limit) for s in schedule.sigmas)
+    table = tuple(convention.limit if math.isinf(s) else s for s in schedule.sigmas)
     last = len(table) - 1
     if sigmas is not None:
         levels, pairs = list(sigmas), tuple(pairwise(sigmas))
@@ -194,7 +199,7 @@ def default_grid(schedule: Schedule, convention: Convention) -> str:
     config = schedule.config
     if convention.spacing == "lcm":
         return "lcm"
-    if not convention.stride and convention.limit < 1e8:  # the published classes of the others have no such switch
+    if convention.sigma_grids:
         if config.use_karras_sigmas:
             return "karras"
         if config.use_exponential_sigmas:

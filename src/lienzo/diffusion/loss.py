@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from lienzo.diffusion.prediction import input_scale, target
+from lienzo.diffusion.prediction import target
 from lienzo.diffusion.schedule import Prediction, Schedule
 
 
@@ -46,10 +46,10 @@ def denoising_loss(
         The mean over all elements, weighted by `min_snr_weight` where a gamma is given.
     """
     kind = schedule.prediction_type
-    sigma = x0.new_tensor(schedule.sigmas)[t]
-    level = sigma[:, None, None, None]
-    output = network((x0 + level * noise) * input_scale(level), t)
-    error = (output - target(x0, noise, level, kind)).square().mean(dim=(1, 2, 3))
+    alphas = schedule.alphas_cumprod.to(x0.device)[t]
+    output = network(schedule.q_sample(x0, noise, t), t)
+    error = (output - target(x0, noise, alphas.to(x0.dtype)[:, None, None, None], kind)).square().mean(dim=(1, 2, 3))
     if min_snr_gamma is not None:
-        error = error * min_snr_weight(sigma, kind, min_snr_gamma)
+        sigma = ((1 - alphas) / alphas).sqrt()
+        error = error * min_snr_weight(sigma, kind, min_snr_gamma).to(error.dtype)
     return error.mean()

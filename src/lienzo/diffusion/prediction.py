@@ -56,14 +56,17 @@ def from_x0(x0: Tensor, x: Tensor, sigma: float | Tensor, kind: Prediction) -> T
             return x0
 
 
-def target(x0: Tensor, noise: Tensor, sigma: float | Tensor, kind: Prediction) -> Tensor:
-    """What the network should have said, given the clean latents and the noise that was added to them."""
+def target(x0: Tensor, noise: Tensor, alpha_cumprod: Tensor, kind: Prediction) -> Tensor:
+    """What the network should have said, given the clean latents and the noise that was added to them.
+
+    Args:
+        alpha_cumprod: a^2 in the table above, broadcasting against x0; 0 is pure noise.
+    """
     match kind:
         case "epsilon":
             return noise
         case "v_prediction":
-            a = input_scale(sigma)
-            return a * noise - (sigma * a) * x0
+            return alpha_cumprod.sqrt() * noise - (1 - alpha_cumprod).sqrt() * x0
         case "sample":
             return x0
 

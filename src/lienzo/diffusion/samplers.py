@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lienzo.diffusion.grids import DDIM, DDPM, EULER, LCM, MULTISTEP, PLMS, Convention, Grid
+from lienzo.diffusion.grids import ANCESTRAL, DDIM, DDPM, EULER, LCM, MULTISTEP, PLMS, Convention, Grid
 from lienzo.diffusion.prediction import Denoise, from_x0, to_x0
 from lienzo.diffusion.schedule import Prediction
 
@@ -52,8 +52,8 @@ def relabel(x: Tensor, level: float, s: float) -> Tensor:
     return x if level == s else x * math.sqrt((1 + s * s) / (1 + level * level))
 
 
-def ddim(denoise: Denoise, x: Tensor, steps: Steps, noise: Noise, *, eta: float = 0.0) -> Walk:
-    """DDIM, eq. 12 of arXiv:2010.02502. eta = 0 is Euler's method, eta = 1 is DDPM and ancestral Euler."""
+def first_order(denoise: Denoise, x: Tensor, steps: Steps, noise: Noise, *, eta: float = 0.0) -> Walk:
+    """DDIM, eq. 12 of arXiv:2010.02502. eta = 0 is also Euler's method, eta = 1 is DDPM and ancestral Euler."""
     for s, t, level in _with_next(steps):
         x0 = denoise(x, s)
         x = relabel(advance(x, x0, s, t, noise, fresh(s, t, eta)), t, level)
@@ -230,11 +230,11 @@ class Sampler:
 
 SAMPLERS: Mapping[str, Sampler] = {
     "ddim": Sampler(
-        walk=ddim, convention=DDIM, takes=("eta",), published="DDIMScheduler",
+        walk=first_order, convention=DDIM, takes=("eta",), published="DDIMScheduler",
         about="DDIM (arXiv:2010.02502); eta from 0 (deterministic) to 1",
     ),
     "ddpm": Sampler(
-        walk=ddim, convention=DDPM, options={"eta": 1.0}, stochastic=True, published="DDPMScheduler",
+        walk=first_order, convention=DDPM, options={"eta": 1.0}, stochastic=True, published="DDPMScheduler",
         about="ancestral sampling (arXiv:2006.11239); wants many steps",
     ),
     "plms": Sampler(
@@ -243,11 +243,11 @@ SAMPLERS: Mapping[str, Sampler] = {
         about="pseudo linear multistep (arXiv:2202.09778), the default of SD 1.x",
     ),
     "euler": Sampler(
-        walk=ddim, convention=EULER, published="EulerDiscreteScheduler",
+        walk=first_order, convention=EULER, published="EulerDiscreteScheduler",
         about="Euler's method (arXiv:2206.00364)",
     ),
     "euler_a": Sampler(
-        walk=ddim, convention=EULER, options={"eta": 1.0}, stochastic=True, published="EulerAncestralDiscreteScheduler",
+        walk=first_order, convention=ANCESTRAL, options={"eta": 1.0}, stochastic=True, published="EulerAncestralDiscreteScheduler",
         about="Euler with fresh noise in every step",
     ),
     "heun": Sampler(

@@ -19,6 +19,7 @@ from lienzo.errors import ConfigError, nearest
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
+DPM_SOLVERS = ("dpmsolver++", "sde-dpmsolver++")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,10 @@ class ScheduleConfig(Config):
             got = getattr(self, field)
             if got not in allowed:
                 raise ConfigError(f"ScheduleConfig: {field}={got!r}: {nearest(got, allowed)}")
+        if self.class_name.startswith("DPMSolver") and self.algorithm_type not in DPM_SOLVERS:
+            raise ConfigError(
+                f"ScheduleConfig: algorithm_type={self.algorithm_type!r}: {nearest(self.algorithm_type, DPM_SOLVERS)}"
+            )
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ConfigError(
                 "ScheduleConfig: a zero-terminal-SNR schedule needs prediction_type 'v_prediction' or 'sample': "

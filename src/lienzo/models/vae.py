@@ -27,7 +27,7 @@ class VAEConfig(Config):
         block_out_channels: width of every level, finest first; each level but the last halves the picture.
         scaling_factor: latents times this have about unit variance, as the U-Net expects them.
         shift_factor: subtracted from the latents before scaling (None: 0).
-        force_upcast: the published weights overflow in fp16, so the VAE then runs in fp32.
+        force_upcast: kept for other tools, which run the VAE of SDXL in fp32; those of SD 1.x and 2.x do well in fp16.
         mid_block_add_attention: global self-attention at the coarsest level.
     """
 

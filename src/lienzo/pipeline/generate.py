@@ -8,7 +8,7 @@ accelerator, where that cannot be had anyway, the batch goes through at once.
 """
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -24,10 +24,12 @@ from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.errors import NonFiniteError, RequestError, nearest
 from lienzo.images import mask_tensor, resize, to_image, to_tensor
 from lienzo.models.bundle import Bundle
+from lienzo.models.unet import sinusoids
 from lienzo.pipeline.prompt import encode_prompt
 from lienzo.pipeline.request import InputImage, Request
 from lienzo.rng import generator, normal
 
+SDE = ("DPMSolverMultistepScheduler", "sde-dpmsolver++")
 TILE_ABOVE = 1536 * 1536
 """Pixels above which decoding is tiled where the request leaves it open."""
 
@@ -42,6 +44,7 @@ class Step:
         sigma: the noise level that `x` is now at.
         x: (B, C, h, w), x0 + sigma * noise. Sending a tensor of this shape back to the generator replaces it.
         x0: (B, C, h, w), the current estimate of the finished latents.
+        tiling: whether previews are decoded in tiles.
     """
 
     index: int
@@ -51,10 +54,11 @@ class Step:
     x: Tensor
     x0: Tensor
     bundle: Bundle = field(repr=False)
+    tiling: bool = False
 
     def previews(self) -> list[Image.Image]:
         """The current estimates as pictures. Costs a decode; nothing is done unless this is called."""
-        return [to_image(pixels) for pixels in decode(self.bundle, self.x0, tiling=False)]
+        return [to_image(pixels) for pixels in decode(self.bundle, self.x0, tiling=self.tiling)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,20 +101,35 @@ def resolve(bundle: Bundle, request: Request) -> Request:
     Raises:
         RequestError: the model cannot do what is asked.
     """
+    config = bundle.schedule.config
     width, height = _size(bundle, request)
     sampler = request.sampler or default_sampler(bundle)
     schedule, convention = bundle.schedule, SAMPLERS[sampler].convention
-    if sampler == "plms" and schedule.config.starts_with_runge_kutta:
+    if sampler == "plms" and config.starts_with_runge_kutta:
         raise RequestError(
             f"{bundle.name} asks for PLMS with Runge-Kutta steps at the start (skip_prk_steps=false), which lienzo does "
             "not have. Choose another sampler, or set skip_prk_steps to true in its scheduler_config.json."
         )
+    if sampler.startswith("dpmpp_2m") and config.class_name.startswith("DPMSolver") and config.solver_order != 2:
+        raise RequestError(
+            f"{bundle.name} asks for DPM-Solver++ of order {config.solver_order}; lienzo has order 2. Choose another sampler."
+        )
     grid = request.grid if request.grid or request.sigmas else default_grid(schedule, convention)
+    order = config.solver_order if config.class_name == "UniPCMultistepScheduler" else 2
     strength = request.strength or ((1.0 if request.mask else 0.8) if request.init else None)
     tiling = request.vae_tiling if request.vae_tiling is not None else width * height > TILE_ABOVE
     if request.mask is None and bundle.unet.config.in_channels != bundle.unet.config.out_channels:
         raise RequestError(f"{bundle.name} is an inpainting model: it needs an init picture and a mask.")
-    return request.replace(width=width, height=height, sampler=sampler, grid=grid, strength=strength, vae_tiling=tiling)
+    return request.replace(
+        width=width,
+        height=height,
+        sampler=sampler,
+        grid=grid,
+        steps=len(request.sigmas) - 1 if request.sigmas else request.steps,
+        order=request.order or (order if sampler == "unipc" else None),
+        strength=strength,
+        vae_tiling=tiling,
+    )
 
 
 def default_sampler(bundle: Bundle) -> str:
@@ -120,7 +139,7 @@ def default_sampler(bundle: Bundle) -> str:
         RequestError: lienzo does not have that one.
     """
     config = bundle.schedule.config
-    sde = "/sde-dpmsolver++" if config.algorithm_type == "sde-dpmsolver++" else ""
+    sde = "/sde-dpmsolver++" if (config.class_name, config.algorithm_type) == SDE else ""
     for name, sampler in SAMPLERS.items():
         if sampler.published == config.class_name + sde:
             return name
@@ -172,6 +191,9 @@ def sample(
     """`generate` up to the finished latents."""
     batch = [resolve(bundle, r) for r in ([requests] if isinstance(requests, Request) else requests)]
     sources = list(generators) if generators is not None else [generator(r.seed) for r in batch]
+    for name, given in (("generators", sources), ("latents", batch if latents is None else latents)):
+        if len(given) != len(batch):
+            raise RequestError(f"{name}: got {len(given)} for {len(batch)} pictures; give one each.")
     groups: dict[str, list[int]] = {}
     for i, request in enumerate(batch):
         groups.setdefault(_lockstep_key(request), []).append(i)
@@ -193,14 +215,19 @@ def _lockstep_key(request: Request) -> str:
     return f"{request.model_dump_json(exclude=own)} {request.init is None} {request.mask is None}"
 
 
+def native_size(bundle: Bundle) -> tuple[int, int]:
+    """(width, height) in pixels that the model was trained for."""
+    side = bundle.unet.config.sample_size or 64
+    rows, columns = (side, side) if isinstance(side, int) else side
+    return columns * bundle.vae.config.factor, rows * bundle.vae.config.factor
+
+
 def _size(bundle: Bundle, request: Request) -> tuple[int, int]:
     factor = bundle.vae.config.factor
-    side = bundle.unet.config.sample_size or 64
-    native = (side, side) if isinstance(side, int) else (side[1], side[0])
     if request.init is not None:
         default = (request.init.width // factor * factor, request.init.height // factor * factor)
     else:
-        default = (native[0] * factor, native[1] * factor)
+        default = native_size(bundle)
     width, height = request.width or default[0], request.height or default[1]
     if width % factor or height % factor:
         raise RequestError(f"{width}x{height}: this model needs multiples of {factor} pixels.")
@@ -254,7 +281,16 @@ class _Group:
                 )
             sent = self._keep(x, level, last=index == self.evaluations)
             x = x if sent is None else sent
-            changed = yield Step(index=done + index, of=total, time=time, sigma=level, x=x, x0=x0, bundle=self.bundle)
+            changed = yield Step(
+                index=done + index,
+                of=total,
+                time=time,
+                sigma=level,
+                x=x,
+                x0=x0,
+                bundle=self.bundle,
+                tiling=bool(self.request.vae_tiling),
+            )
             if changed is not None:
                 x = sent = changed
         latents = (x / math.sqrt(1 + level * level)).cpu()
@@ -268,14 +304,8 @@ class _Group:
             cache[text] = encode_prompt(self.bundle, text, skip)
         pairs = [torch.cat([cache[r.negative_prompt][0], cache[r.prompt][0]]) for r in self.batch]
         self.contexts = torch.stack(pairs).to(self.device, self.dtype)
-        return [
-            tuple(
-                f"{name} too long for the model; it did not see: {cache[text][1]!r}"
-                for name, text in (("prompt", r.prompt), ("negative prompt", r.negative_prompt))
-                if cache[text][1]
-            )
-            for r in self.batch
-        ]
+        dropped = {text: rest for text, (_, rest) in cache.items()}
+        return [tuple(_prompt_warnings(request, dropped)) for request in self.batch]
 
     def _noise(self) -> Tensor:
         return normal(self.sources, self.shape).to(self.device)
@@ -304,16 +334,18 @@ class _Group:
         """(3, H, W) each -> unit-variance latents (B, C, h, w), sampled with each picture's own generator."""
         vae = self.bundle.vae
         weight = next(vae.parameters())
-        sources = self.sources
-        if len({id(source) for source in sources}) == 1 and all(p.equal(pictures[0]) for p in pictures):
-            # one generator shared by all copies of one picture, as diffusers allows: it draws once
-            pictures, sources = pictures[:1], sources[:1]
+        sources = self._one_source_a_picture(pictures)
         latents = []
-        for picture, source in zip(pictures, sources, strict=True):
+        for picture, source in zip(pictures, sources, strict=False):
             q = vae.encode(picture[None].to(weight.device, weight.dtype))
             noise = normal([source], self.shape).to(weight.device, weight.dtype)
             latents.append(vae.to_latents(q.sample(noise)).float())
         return torch.cat(latents).expand(len(self.sources), -1, -1, -1)
+
+    def _one_source_a_picture(self, pictures: Sequence[Tensor]) -> list[torch.Generator]:
+        """The generators; only one where it is shared by copies of one picture: diffusers then draws once for all."""
+        shared = all(source is self.sources[0] for source in self.sources)
+        return self.sources[:1] if shared and all(p.equal(pictures[0]) for p in pictures) else self.sources
 
     def _prepare_mask(self, nine: bool) -> None:
         assert self.request.width and self.request.height
@@ -325,13 +357,14 @@ class _Group:
                 if r.mask
             ]
         )
-        hidden = [self._pixels(r.init) * (m < 0.5) for r, m in zip(self.batch, masks, strict=True)]
-        visible = self._encode(hidden)
         size = self.shape[1:]
         mask = F.interpolate(masks, size=size, mode="area") if soft else F.interpolate(masks, size=size)
         self.mask = mask.to(self.device)
         if nine:
-            self.extra = torch.cat([self.mask, visible], dim=1)
+            hidden = [self._pixels(r.init) * (m < 0.5) for r, m in zip(self.batch, masks, strict=True)]
+            self.extra = torch.cat([self.mask, self._encode(hidden)], dim=1)
+        else:  # the reference encodes the visible part here too, and throws all but the draw away
+            normal(self._one_source_a_picture(list(masks)), self.shape)
 
     def _keep(self, x: Tensor, level: float, *, last: bool) -> Tensor | None:
         """Outside the mask, put the original back at this level (models without mask channels); None: x stays."""
@@ -352,11 +385,19 @@ class _Group:
     def _predict_some(self, x: Tensor, contexts: Tensor, sigma: float) -> Tensor:
         time = torch.tensor([self._time(sigma)], device=self.device)
         r = self.request
+        dim = self.bundle.unet.config.time_cond_proj_dim
+        if dim is not None:
+            return self.bundle.unet(x, time.expand(len(x)), contexts[:, 1], self._guidance(len(x), dim))  # type: ignore[no-any-return]
         if not applies(sigma, r.guidance_scale, r.guidance_interval):
             return self._call(x, time, contexts[:, 1])
         both = torch.cat([contexts[:, 0], contexts[:, 1]])  # (2B, L, D)
         without, with_prompt = self._call(torch.cat([x, x]), time, both).float().chunk(2)
         return guide(without, with_prompt, r.guidance_scale, r.guidance_rescale)
+
+    def _guidance(self, count: int, dim: int) -> Tensor:
+        """The embedding of w - 1 that latent consistency models take instead of a second pass (arXiv:2310.04378)."""
+        w = torch.full((count,), 1000.0 * (self.request.guidance_scale - 1), device=self.device)
+        return sinusoids(w, dim, freq_shift=1.0, flip=False).to(self.dtype)
 
     def _time(self, sigma: float) -> float:
         time = self.grid.times.get(sigma)
@@ -382,3 +423,14 @@ def decode(bundle: Bundle, latents: Tensor, *, tiling: bool) -> Tensor:
             "NaN or infinity in the VAE's output. Try --dtype fp32; if that fails, the weights are damaged."
         )
     return pixels
+
+
+def _prompt_warnings(request: Request, dropped: Mapping[str, str]) -> Iterator[str]:
+    """What the user should know about the prompts; `dropped`: text -> the part of it that did not fit."""
+    for name, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
+        if dropped[text]:
+            yield f"{name} too long for the model; it did not see: {dropped[text]!r}"
+    if request.guidance_scale == 1:
+        unused = {"negative_prompt": request.negative_prompt, "guidance_rescale": request.guidance_rescale}
+        for name in (name for name, value in unused.items() if value):
+            yield f"{name} does nothing at guidance_scale 1, which is no guidance"

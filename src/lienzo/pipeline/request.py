@@ -92,7 +92,7 @@ Input = Annotated[InputImage, BeforeValidator(_as_input)]
 class Request(BaseModel):
     """Everything that, with the weights, determines a picture.
 
-    None means "as the model has it"; `resolved` fills it in, and a finished picture always carries a complete request.
+    None means "as the model has it"; `pipeline.generate.resolve` fills it in, and a finished picture always carries a complete request.
 
     Raises:
         RequestError: a value that is not allowed; the message says what is.
@@ -119,7 +119,7 @@ class Request(BaseModel):
         default=None, description="Guide only where low < sigma <= high (arXiv:2404.07724)."
     )
     eta: float = Field(default=0.0, ge=0, le=1, description="Fresh noise in DDIM's steps; 1 is DDPM.")
-    order: int = Field(default=2, ge=1, le=3, description="Order of UniPC.")
+    order: int | None = Field(default=None, ge=1, le=3, description="Order of UniPC; the model's, as a rule 2.")
     clip_skip: int = Field(default=0, ge=0, le=100, description="Layers of the text encoder left out at the end.")
     seed: int = Field(default_factory=new_seed, ge=0, lt=SEED_LIMIT, description="Random where not given.")
     init: Input | None = Field(default=None, description="The picture to start from.")
@@ -186,7 +186,7 @@ class Request(BaseModel):
             raise ValueError("soft_mask needs a mask.")
         if self.eta and self.sampler not in (None, "ddim"):
             raise ValueError(f"eta={self.eta:g} is DDIM's and does nothing for {self.sampler}; leave it out.")
-        if self.order != 2 and self.sampler != "unipc":
+        if self.order is not None and self.sampler not in (None, "unipc"):
             raise ValueError(f"order={self.order} is UniPC's; choose sampler='unipc', or leave it out.")
         return self
 
