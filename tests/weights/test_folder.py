@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from lienzo import weights
+from lienzo import Pipeline, Request, weights
 from lienzo.errors import ConfigError, FormatError, KeysError, ModelNotFoundError, UnsafePickleError
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -240,6 +240,7 @@ def test_whole_numbers_are_no_weights(folder: Path) -> None:
         ("vae/config.json", {"layers_per_block": "two"}, "two|str"),
         ("text_encoder/config.json", {"hidden_act": "tanh"}, "tanh"),
         ("scheduler/scheduler_config.json", {"prediction_type": "magic"}, "magic"),
+        ("unet/config.json", {"in_channels": 8}, "8 channels.*Supported are 4.*and 9"),
     ],
 )
 def test_configurations_that_do_not_work(name: str, change: dict[str, Any], says: str, folder: Path) -> None:
@@ -259,3 +260,25 @@ def test_a_tokenizer_that_does_not_fit(folder: Path) -> None:
     edit(folder / "tokenizer/tokenizer_config.json", lambda d: d.update(model_max_length=100))
     with pytest.raises(FormatError, match="100 a prompt"):
         weights.load(folder)
+
+
+@pytest.mark.parametrize("offset", [None, 0, 1])
+def test_the_steps_offset_is_one_as_in_the_published_pipelines(
+    offset: int | None, folder: Path, tmp_path: Path
+) -> None:
+    def old(data: dict[str, Any]) -> None:
+        del data["steps_offset"]
+        data |= {} if offset is None else {"steps_offset": offset}
+
+    edit(folder / "scheduler/scheduler_config.json", old)
+    pipe = tiny.reference(folder)
+    assert pipe.scheduler.config.steps_offset == 1
+    single = weights.convert(folder, tmp_path / "model.safetensors")
+    again = weights.convert(single, tmp_path / "again")
+    for place in (folder, single, again):
+        assert weights.load(place).schedule.config.steps_offset == 1
+    request = Request("a cat", seed=1, steps=3, width=64, height=64, sampler="plms")
+    made, converted = Pipeline.load(folder)(request), Pipeline.load(single)(request)
+    assert torch.equal(made.pixels, converted.pixels)
+    theirs = pipe("a cat", 64, 64, 3, generator=torch.Generator().manual_seed(1), output_type="pt").images[0]
+    assert tiny.psnr((made.pixels / 2 + 0.5).clamp(0, 1), theirs) > 50

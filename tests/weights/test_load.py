@@ -24,6 +24,25 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         weights.load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 300, "x" * 300 + "/y", "a\0b", ""])
+def test_names_that_no_file_can_have(name: str, files: dict[str, Path]) -> None:
+    for options in (
+        {"model": name},
+        {"model": files["sd1"], "config": name},
+        {"model": files["sd1"], "tokenizer": name},
+    ):
+        if name or "model" not in options:
+            with pytest.raises(ModelNotFoundError):
+                weights.load(**options)
+
+
+def test_a_device_that_is_not_there(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device in ("cuda:99", "abacus", 1.5):
+        with pytest.raises(RequestError, match=r"cannot be used here: .*\. This machine has: cpu, cuda:0, cuda:1"):
+            weights.load(folders["sd1"], device=device)
+
+
 @pytest.mark.parametrize(
     "option",
     [

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import tracemalloc
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -183,6 +184,36 @@ def test_rare_instructions_are_refused(program: bytes, tmp_path: Path) -> None:
     archive(tmp_path / "x", program)
     with pytest.raises(UnsafePickleError, match="instruction"):
         read(tmp_path / "x")
+
+
+BOMB = b"X\x01\x00\x00\x00a" + b"2\x86" * 24  # each DUP, TUPLE2 doubles what the tuple spells out
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        BOMB + b"2\x93",  # as a name
+        b"ctorch._utils\n_rebuild_tensor_v2\n(N" + BOMB + b"))t",  # as a tensor's offset
+        b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00(" + BOMB + b"t)t",  # in its shape
+    ],
+)
+def test_nested_tuples_are_never_spelled_out(program: bytes, tmp_path: Path) -> None:
+    archive(tmp_path / "x", b"\x80\x02" + program + b"R.")
+    tracemalloc.start()
+    with pytest.raises(FormatError) as error:
+        read(tmp_path / "x")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(str(error.value)) < 1000
+    assert most < 1 << 20
+
+
+@pytest.mark.parametrize("module", [b"os", b"numpy"])
+def test_a_long_name_is_refused_and_cut(module: bytes, tmp_path: Path) -> None:
+    archive(tmp_path / "x", b"\x80\x02c" + module + b"\n" + b"x" * 100_000 + b"\n.")
+    with pytest.raises(UnsafePickleError) as error:
+        read(tmp_path / "x")
+    assert len(str(error.value)) < 1000
 
 
 def archive(path: Path, program: bytes, **members: bytes) -> None:

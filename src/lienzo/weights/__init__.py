@@ -243,7 +243,7 @@ def _locate(
         if not (_embedded() / INDEX).is_file():
             raise ModelNotFoundError("This installation lacks the embedded model. Reinstall lienzo, or name a model.")
         return EMBEDDED, _embedded(), False
-    path = Path(model).expanduser()
+    path = hub.local(model, "The model")
     if path.exists():
         return path.resolve().name, path, False
     if hub.HUB_ID.fullmatch(str(model)) and path.suffix not in (".safetensors", ".ckpt"):
@@ -272,9 +272,15 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
         raise RequestError(
-            f"device={str(device)!r} cannot be used here: {reason} Allowed: cpu, cuda, cuda:N, mps, if present."
+            f"device={str(device)!r} cannot be used here: {reason}. This machine has: {', '.join(_devices())}."
         ) from None
     return place
+
+
+def _devices() -> list[str]:
+    """What `device` can be on this machine."""
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *mps]

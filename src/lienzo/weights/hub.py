@@ -37,6 +37,20 @@ class Found:
     size: int
 
 
+def local(source: str | Path, what: str) -> Path:
+    """The path that a name would have on this machine, "~" filled in; there need be nothing.
+
+    Raises:
+        ModelNotFoundError: no file can have that name.
+    """
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a locked folder
+        raise ModelNotFoundError(f"{what} {str(source)[:100]!r} cannot be looked up: {error.args[-1]}.") from None
+    return path
+
+
 def is_offline(offline: bool | None) -> bool:
     """What was asked for, else what the environment's switches say."""
     if offline is not None:

@@ -23,12 +23,15 @@ FORGET_EVERY = 2**26
 
 @dataclass(frozen=True, kw_only=True)
 class Configs:
-    """What the networks and the noise schedule look like."""
+    """What the networks and the noise schedule look like; wherever it comes from, the schedule is the one for latents."""
 
     text_encoder: TextConfig
     unet: UNetConfig
     vae: VAEConfig
     scheduler: ScheduleConfig
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scheduler", self.scheduler.for_latents())
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return {name: getattr(self, name).to_dict() for name in (*COMPONENTS, "scheduler")}
@@ -39,7 +42,7 @@ class Configs:
             text_encoder=TextConfig.from_dict(data["text_encoder"]),
             unet=UNetConfig.from_dict(data["unet"]),
             vae=VAEConfig.from_dict(data["vae"]),
-            scheduler=ScheduleConfig.from_dict(data["scheduler"]).for_latents(),
+            scheduler=ScheduleConfig.from_dict(data["scheduler"]),
         )
 
     def with_prediction(self, prediction_type: str) -> "Configs":
@@ -65,6 +68,14 @@ class Configs:
             raise ConfigError(
                 f"The VAE has {self.vae.latent_channels} latent channels, but the U-Net predicts "
                 f"{self.unet.out_channels}."
+            )
+        latents = self.unet.out_channels
+        inpainting = 2 * latents + 1  # latents, mask, masked picture's latents
+        if self.unet.in_channels not in (latents, inpainting):
+            raise ConfigError(
+                f"The U-Net takes {self.unet.in_channels} channels (in_channels). Supported are {latents}, the latents, "
+                f"and {inpainting}, with those of inpainting; models that take other pictures (InstructPix2Pix, depth, "
+                "upscaling) are not."
             )
         try:
             with without_memory():

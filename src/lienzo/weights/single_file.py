@@ -103,8 +103,10 @@ def open_single_file(
         ConfigError: sizes for which the family's rule makes no sense; give `config`.
     """
     file = read(path)
-    if config is not None and not Path(config).exists() and hub.HUB_ID.fullmatch(str(config)):
-        config = hub.fetch(str(config), offline=offline, only=hub.PARTS)
+    if config is not None:
+        config, wanted = hub.local(config, "config="), str(config)
+        if not config.exists() and hub.HUB_ID.fullmatch(wanted):
+            config = hub.fetch(wanted, offline=offline, only=hub.PARTS)
     tensors = dict(file.tensors)
     _refuse_foreign(path, tensors)
     layout: Literal["clip", "open_clip"] = "open_clip" if f"{OPEN_CLIP}token_embedding.weight" in tensors else "clip"
@@ -256,7 +258,7 @@ def _configs(
 def _from_metadata(path: Path, text: str) -> Configs:
     try:
         return Configs.from_dict(json.loads(text))
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ZeroDivisionError) as error:
         raise FormatError(
             f"{path}: the configurations in its header cannot be used: {error}. Give config=FOLDER."
         ) from None
@@ -445,7 +447,7 @@ def load_tokenizer(source: str | Path, *, offline: bool | None = None) -> Tokeni
     Raises:
         ModelNotFoundError: not there.
     """
-    folder = Path(source)
+    folder = hub.local(source, "tokenizer=")
     if not folder.is_dir():
         if not hub.HUB_ID.fullmatch(str(source)):
             raise ModelNotFoundError(f"tokenizer={source}: no such folder.")

@@ -8,6 +8,7 @@ name raises `UnsafePickleError`. Decoding is `pickletools.genops`, which reads a
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from reprlib import repr as short  # values come from the file: a few nested tuples could spell out gigabytes
 from typing import IO, Any, TypeVar
 
 import torch
@@ -29,6 +30,8 @@ STORAGES: Mapping[str, torch.dtype] = {
 }
 INERT = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "numpy.", "_codecs.", "collections.")
 """Names that training programs leave in checkpoints beside the weights. They become `Inert`; nothing is imported."""
+MAX_NAME = 200
+"""Characters of such a name."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ class _Machine:
         elif name == "GLOBAL":
             stack.append(self._global(argument.replace(" ", ".")))
         elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
+            attribute, module = _as(stack.pop(), str), _as(stack.pop(), str)
             stack.append(self._global(f"{module}.{attribute}"))
         elif name in ("REDUCE", "NEWOBJ"):
             arguments, function = stack.pop(), stack.pop()
@@ -229,10 +232,10 @@ class _Machine:
         return items[::-1]
 
     def _global(self, name: str) -> Global:
-        if name in KNOWN or name.startswith(INERT):
+        if name in KNOWN or (len(name) <= MAX_NAME and name.startswith(INERT)):
             return Global(name)
         raise UnsafePickleError(
-            f"{self.where}: the pickle asks for {name!r}, which is no tensor. Nothing of it was run. If you trust where "
+            f"{self.where}: the pickle asks for {name[:MAX_NAME]!r}, which is no tensor. Nothing of it was run. If you trust where "
             "the file comes from, convert it to safetensors on a machine that you can spare."
         )
 
@@ -285,7 +288,9 @@ def _tensor_ref(where: str, storage: Any, offset: Any, shape: Any, stride: Any) 
         or len(shape) != len(stride)
         or not all(type(n) is int and 0 <= n < 2**62 for n in numbers)
     ):
-        raise FormatError(f"{where}: a tensor with offset {offset}, shape {shape} and stride {stride} cannot be.")
+        raise FormatError(
+            f"{where}: a tensor with offset {short(offset)}, shape {short(shape)} and stride {short(stride)} cannot be."
+        )
     return TensorRef(storage, offset, shape, stride)
 
 
