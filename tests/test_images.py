@@ -81,10 +81,32 @@ def claims(width: int, height: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize("size", [(8001, 8001), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize("size", [(8001, 8001), (10_000, 10_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
 def test_huge_pictures_are_refused_before_decoding(size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match="more than 64,000,000 pixels"):
         open_image(claims(*size))
+
+
+@pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
+def test_where_pil_only_warns_lienzo_refuses() -> None:
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(ImageError, match="10000x10000 is more than 64,000,000 pixels"),
+    ):
+        open_image(claims(10_000, 10_000))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_greys_that_are_no_numbers_are_refused(value: float) -> None:
+    with pytest.raises(ImageError, match="NaN or infinity"):
+        normalize(Image.fromarray(np.array([[0.5, value]], np.float32)))
+
+
+def test_a_cut_off_picture_of_pils_is_refused() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), "PNG")
+    with pytest.raises(ImageError, match="damaged"):
+        normalize(Image.open(io.BytesIO(data[: len(data) // 2])))
 
 
 def test_what_is_no_picture_is_said_to_be_none(tmp_path: Path) -> None:

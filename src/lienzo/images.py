@@ -5,7 +5,6 @@ starts: a few kilobytes can claim a picture of gigabytes.
 """
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,37 +16,45 @@ from lienzo.errors import ImageError
 
 MAX_PIXELS = 64_000_000
 """Largest input picture (8K UHD is 33 million pixels)."""
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""What PIL raises of a damaged file."""
 
 
 def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     """Read a picture file whole, upright and in RGB (or L where it is grey).
 
     EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey is scaled to 8 bits, transparency is laid over
-    white. Decoding starts only after the header's size was found within `MAX_PIXELS`.
+    white. Decoding starts only after the header's size was found within `MAX_PIXELS`; of a size beyond its own limit PIL
+    warns too (`DecompressionBombWarning`), as warnings cannot be switched off for one thread alone.
 
     Raises:
         ImageError: unreadable, truncated, too large, or animated.
     """
     what = name or (str(source) if isinstance(source, Path) else "the picture")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
-            return normalize(image, what)
+        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
     except FileNotFoundError:
         raise ImageError(f"{what}: no such file.") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(f"{what}: more than {MAX_PIXELS:,} pixels. Make it smaller first.") from None
     except UnidentifiedImageError:
         raise ImageError(f"{what}: not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, ImageError):
-            raise
+    except DAMAGE as error:
         raise ImageError(f"{what}: damaged or unreadable picture ({error}).") from None
+    return normalize(image, what)
 
 
 def normalize(image: Image.Image, what: str = "the picture") -> Image.Image:
     """An upright RGB or L picture of any PIL picture; see `open_image`."""
+    try:
+        return _normalized(image, what)
+    except ImageError:
+        raise
+    except DAMAGE as error:
+        raise ImageError(f"{what}: damaged or unreadable picture ({error}).") from None
+
+
+def _normalized(image: Image.Image, what: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{what}: {image.width}x{image.height} is more than {MAX_PIXELS:,} pixels. Make it smaller first."
@@ -60,6 +67,8 @@ def normalize(image: Image.Image, what: str = "the picture") -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         values = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ImageError(f"{what}: holds NaN or infinity, which is no grey.")
         top = (
             65535.0
             if values.max() > 255 or image.mode.startswith("I;16")
