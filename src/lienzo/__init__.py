@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lienzo.errors import LienzoError
     from lienzo.pipeline.generate import Result, Step
     from lienzo.pipeline.request import Request
+    from lienzo.provenance.metadata import read, save
     from lienzo.studio import Pipeline
 
 __version__ = version("lienzo")
@@ -26,6 +27,8 @@ _HOMES = {
     "Request": "lienzo.pipeline.request",
     "Result": "lienzo.pipeline.generate",
     "Step": "lienzo.pipeline.generate",
+    "read": "lienzo.provenance.metadata",
+    "save": "lienzo.provenance.metadata",
     "StableDiffusionPipeline": "lienzo.compat",
     "StableDiffusionImg2ImgPipeline": "lienzo.compat",
     "StableDiffusionInpaintPipeline": "lienzo.compat",
@@ -35,6 +38,8 @@ __all__ = [  # noqa: RUF022 (by importance)
     "Request",
     "Result",
     "Step",
+    "save",
+    "read",
     "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",

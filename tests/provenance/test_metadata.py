@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -17,9 +18,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from lienzo import Pipeline, Request, Result
 from lienzo.errors import MetadataError, OutputError
+from lienzo.images import open_image
 from lienzo.provenance.infotext import infotext
 from lienzo.provenance.metadata import KEY, MAX_RECORD, Record, encode, read, save
-from lienzo.weights import load
+from lienzo.weights import convert, load
 
 
 def png_with(text: str | None = None, *, key: str = KEY, compressed: bool = False) -> bytes:
@@ -98,6 +100,7 @@ def test_odd_characters_survive(sd1: Pipeline, tmp_path: Path) -> None:
         assert read(save(made, tmp_path / f"a.{ending}")).request.prompt == prompt
 
 
+@pytest.mark.filterwarnings("ignore:.*prompt too long")
 def test_the_longest_requests(sd1: Pipeline, tmp_path: Path) -> None:
     made = sd1(Request("😀" * 10_000, negative_prompt="😀" * 10_000, seed=1, steps=1, width=16, height=16))
     for ending in ("png", "webp"):
@@ -240,14 +243,35 @@ def test_the_name_is_never_a_path(result: Result) -> None:
         assert public_name(replace(result.bundle, name=name)) == public
 
 
-def test_the_schedule_is_recorded_apart_from_the_weights(tmp_path: Path) -> None:
-    import tiny
-    from lienzo.provenance.metadata import schedule_digest
-
-    folder = tiny.make(tmp_path, "sd1")
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("scheduler/scheduler_config.json", {"beta_end": 0.02}),
+        ("unet/config.json", {"attention_head_dim": 4}),
+        ("tokenizer/tokenizer_config.json", {"pad_token": "!", "added_tokens_decoder": {}}),
+    ],
+)
+def test_settings_are_recorded_apart_from_the_weights(
+    file: str, change: dict[str, Any], model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(model("sd1"), tmp_path / "model"))
     before = load(folder)
-    path = folder / "scheduler" / "scheduler_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.02}))
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     after = load(folder)
     assert before.digest == after.digest
-    assert schedule_digest(before) != schedule_digest(after)
+    assert before.settings_digest != after.settings_digest
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "inpaint"])
+def test_every_layout_has_the_same_settings(family: str, model: Callable[[str], Path], tmp_path: Path) -> None:
+    single = convert(model(family), tmp_path / "model.safetensors")
+    again = convert(single, tmp_path / "model")
+    assert len({load(place).settings_digest for place in (model(family), single, again)}) == 1
+
+
+def test_reading_leaves_the_warning_filters_alone(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They belong to the whole process, so other threads would feel it."""
+    monkeypatch.setattr("warnings.catch_warnings", lambda: pytest.fail("the filters were changed"))
+    assert read(encode(result, "PNG")) == Record.of(result)
+    open_image(encode(result, "PNG"))

@@ -256,9 +256,12 @@ class _Job:
     def _compared(self, made: "Record") -> Iterator[str]:
         """What to say where the same request and weights gave other pixels than recorded."""
         old = self.record
-        if old is None or (made.request_digest, made.weights.digest) != (old.request_digest, old.weights.digest):
+        if old is None:
             return
-        if made.picture.sha256 != old.picture.sha256:
+        same = (made.request_digest, made.weights.digest, made.settings) == (
+            old.request_digest, old.weights.digest, old.settings,
+        )  # fmt: skip
+        if same and made.picture.sha256 != old.picture.sha256:
             yield (
                 f"the pixels differ from the recorded ones, which were made with {_means(old)}; this is {_means(made)}, or another "
                 "kind of processor"
@@ -381,8 +384,6 @@ def _by_name(record: "Record") -> str:
 
 
 def _check_model(bundle: "Bundle", record: "Record", *, named: bool) -> None:
-    from lienzo.provenance.metadata import schedule_digest
-
     if bundle.digest != record.weights.digest:
         differs = (
             f"these are not the weights that made the picture: {bundle.name} has the digest {bundle.digest[:16]}..., "
@@ -391,9 +392,10 @@ def _check_model(bundle: "Bundle", record: "Record", *, named: bool) -> None:
         if not named:
             raise InputError(f"{differs} Name the right model, or another one on purpose, with --model.")
         warn(f"{differs} The picture will be another one.")
-    elif schedule_digest(bundle) != record.schedule:
+    elif bundle.settings_digest != record.settings:
         warn(
-            "the noise schedule's settings are not the recorded ones, though the weights are. The picture may be another one."
+            "the model's settings (networks, noise schedule or tokenizer) are not the recorded ones, though the weights are. "
+            "The picture may be another one."
         )
 
 

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
+import rfc8785
 import torch
 from torch import Tensor
 
@@ -44,6 +45,24 @@ class Bundle:
     def digest(self) -> str:
         """SHA-256 of the weights as published (see `weights_digest`); computed on first use: it reads every byte."""
         return weights_digest(self.weights() if self.weights is not None else self.state_dicts())
+
+    @cached_property
+    def settings_digest(self) -> str:
+        """SHA-256 of what makes the pictures besides weights and request: the networks' configurations, the noise schedule's
+        settings and the tokenizer, as RFC 8785 JSON."""
+        words = self.tokenizer
+        settings = {
+            **{name: getattr(self, name).config.to_dict() for name in COMPONENTS},
+            "scheduler": self.schedule.config.to_dict(),
+            "tokenizer": {
+                "vocab": words.vocab,
+                "merges": words.merges,
+                "added": [asdict(token) for token in words.added],
+                "special": [words.bos, words.eos, words.pad, words.unk],
+                "max_length": words.max_length,
+            },
+        }
+        return hashlib.sha256(b"lienzo settings 1\n" + rfc8785.dumps(settings)).hexdigest()
 
     def state_dicts(self) -> dict[str, dict[str, Tensor]]:
         """The networks' tensors, by component."""

@@ -11,9 +11,7 @@ A file with the same request, weights and software has the same bytes: there is 
 
 import hashlib
 import io
-import json
 import re
-import warnings
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -74,8 +72,9 @@ class Record(BaseModel):
 
     Attributes:
         request: complete; its inputs are known by their digests.
-        prediction_type, schedule: what the U-Net predicted, and the digest of the noise schedule's settings. They are
-            part of the model, but not of its weights.
+        prediction_type: what the U-Net predicted.
+        settings: digest of the rest of the model: configurations, noise schedule, tokenizer; see
+            `lienzo.models.bundle.Bundle.settings_digest`.
         dtype: that the U-Net computed in, e.g. "float32".
         device: "cpu", "cuda" ...
         threads: that torch computed with on the CPU: with another number, sums come out in another order and the last
@@ -90,7 +89,7 @@ class Record(BaseModel):
     request_digest: Sha256
     weights: Weights
     prediction_type: Prediction
-    schedule: Sha256
+    settings: Sha256
     dtype: str = Field(pattern="^(float32|float16|bfloat16|float64)$")
     device: str = Field(max_length=20)
     threads: int | None = Field(default=None, ge=1, le=4096)
@@ -108,7 +107,7 @@ class Record(BaseModel):
             request_digest=result.request.digest,
             weights=Weights(name=public_name(bundle), digest=bundle.digest),
             prediction_type=bundle.schedule.prediction_type,
-            schedule=schedule_digest(bundle),
+            settings=bundle.settings_digest,
             dtype=str(weight.dtype).removeprefix("torch."),
             device=weight.device.type,
             threads=torch.get_num_threads() if weight.device.type == "cpu" else None,
@@ -159,11 +158,6 @@ class Record(BaseModel):
 def public_name(bundle: Bundle) -> str:
     """The model's name without any folder of this machine: the last part of a path, or a hub id whole."""
     return bundle.name if HUB_ID.fullmatch(bundle.name) else re.split(r"[\\/]", bundle.name.rstrip("\\/"))[-1]
-
-
-def schedule_digest(bundle: Bundle) -> str:
-    """SHA-256 of the noise schedule's settings as RFC 8785 JSON."""
-    return hashlib.sha256(rfc8785.dumps(json.loads(json.dumps(bundle.schedule.config.to_dict())))).hexdigest()
 
 
 def save(result: Result, path: str | Path, *, if_exists: IfExists = "error", quality: int = 95) -> Path:
@@ -230,13 +224,12 @@ def read(source: str | Path | bytes) -> Record:
     """
     what = "the picture" if isinstance(source, bytes) else str(source)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damage elsewhere in the file, which the record may have survived
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(
-                io.BytesIO(source) if isinstance(source, bytes) else source, formats=("PNG", "JPEG", "WEBP")
-            ) as image:
-                return Record.from_json(_document(image))
+        with Image.open(
+            io.BytesIO(source) if isinstance(source, bytes) else source, formats=("PNG", "JPEG", "WEBP")
+        ) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise MetadataError(f"more than {MAX_PIXELS:,} pixels.")
+            return Record.from_json(_document(image))
     except MetadataError as error:
         raise MetadataError(f"{what}: {error}") from None
     except UnidentifiedImageError:
@@ -245,14 +238,14 @@ def read(source: str | Path | bytes) -> Record:
         raise MetadataError(f"{what}: more than {MAX_PIXELS:,} pixels.") from None
     except OSError as error:
         raise MetadataError(f"{what}: cannot be read: {error.strerror or error}.") from None
-    except (ValueError, SyntaxError, EOFError) as error:
+    except (ValueError, SyntaxError, EOFError, Warning) as error:  # PIL's warnings, where the caller has them raised
         raise MetadataError(f"{what}: damaged metadata ({error}).") from None
 
 
 def _document(image: Image.Image) -> str:
     """The record's JSON, wherever the format keeps it."""
     text: object = image.info.get(KEY)
-    if text is None and isinstance(image, PngImageFile) and image.width * image.height <= MAX_PIXELS:
+    if text is None and isinstance(image, PngImageFile):
         text = image.text.get(KEY)  # reads the whole file: other programs write their chunks after the pixels
     if text is None and isinstance(image.info.get("xmp"), bytes):
         text = _from_xmp(image.info["xmp"])
