@@ -63,7 +63,7 @@ def main() -> None:
     mask = left_half(scene)
     keep("inpaint", [scene, mask.convert("RGB"), *images([Request(BECOMES, init=scene, mask=mask, seed=0)])])
     names = [name for name in SAMPLERS if name != "lcm"]
-    keep("samplers", images([Request(SCENE, sampler=name, steps=10, seed=0) for name in names]))
+    keep("samplers", images([Request(SCENE, sampler=name, guidance_scale=3.0, seed=0) for name in names]))
     for path in sorted(FOLDER.glob("*.webp")):
         print(f"{path.name}  {path.stat().st_size:,} bytes")
 

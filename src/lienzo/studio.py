@@ -58,9 +58,7 @@ class Pipeline:
     @overload
     def __call__(self, request: Request | str, *, on_step: Callable[[Step], object] | None = None) -> Result: ...
     @overload
-    def __call__(
-        self, request: Several, *, on_step: Callable[[Step], object] | None = None
-    ) -> tuple[Result, ...]: ...
+    def __call__(self, request: Several, *, on_step: Callable[[Step], object] | None = None) -> tuple[Result, ...]: ...
     def __call__(
         self, request: Request | str | Several, *, on_step: Callable[[Step], object] | None = None
     ) -> Result | tuple[Result, ...]:

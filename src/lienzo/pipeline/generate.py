@@ -23,6 +23,7 @@ from lienzo.diffusion.prediction import denoiser
 from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.errors import NonFiniteError, RequestError, nearest
 from lienzo.images import mask_tensor, resize, to_image, to_tensor
+from lienzo.memory import large_work
 from lienzo.models.bundle import Bundle
 from lienzo.models.unet import sinusoids
 from lienzo.pipeline.prompt import encode_prompt
@@ -415,7 +416,7 @@ def decode(bundle: Bundle, latents: Tensor, *, tiling: bool) -> Tensor:
     """
     vae: Callable[[Tensor], Tensor] = bundle.vae.decode_tiled if tiling else bundle.vae.decode
     weight = next(bundle.vae.parameters())
-    with torch.no_grad():
+    with torch.no_grad(), large_work():
         z = bundle.vae.from_latents(latents).to(weight.device, weight.dtype)
         pixels = torch.cat([vae(z[i : i + 1]).float().cpu() for i in range(len(z))])
     if not bool(torch.isfinite(pixels).all()):
