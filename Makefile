@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PROMPT ?= a red circle to the left of a blue square on a white background
+override PROMPT := $(value PROMPT)
 export PROMPT
 
 .PHONY: picture test lint types unit benchmark docs clean
