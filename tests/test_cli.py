@@ -381,8 +381,10 @@ def test_a_full_disk(folder: str, tmp_path: Path) -> None:
 
 def test_ctrl_c(folder: str, tmp_path: Path) -> None:
     process = start(
-        "generate", "x", "--model", folder, "--size", "64x64", "--steps", "60", "--count", "1000", cwd=tmp_path
-    )
+        "generate", "x", "--model", folder, "--size", "64x64", "--steps", "60", "--count", "1000", cwd=tmp_path,
+        # a test run that was itself started in the background ignores SIGINT, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     assert process.stdout is not None
     assert "lienzo-" in process.stdout.readline()
     time.sleep(0.2)

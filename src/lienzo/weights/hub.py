@@ -143,20 +143,17 @@ def find_models(folders: Iterable[str | Path] = (), *, embedded: Path | None = N
 
 
 def _cached_models() -> list[Found]:
+    """The newest snapshot of every model in the hub cache, whose layout is models--ORG--NAME/snapshots/COMMIT."""
     try:
-        from huggingface_hub import CacheNotFound, scan_cache_dir
+        from huggingface_hub import constants
     except ImportError:
         return []
-    try:
-        repos = scan_cache_dir().repos
-    except CacheNotFound:
-        return []
-    found = []
-    for repo in sorted(repos, key=lambda r: r.repo_id):
-        newest = max(repo.revisions, key=lambda r: r.last_modified, default=None)
-        if repo.repo_type == "model" and newest is not None and (newest.snapshot_path / "model_index.json").is_file():
-            found.append(Found(name=repo.repo_id, source="cache", path=newest.snapshot_path, size=newest.size_on_disk))
-    return found
+    newest: dict[str, Path] = {}
+    for index in Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/model_index.json"):
+        repo = index.parents[2].name.removeprefix("models--").replace("--", "/")
+        if repo not in newest or index.parent.stat().st_mtime > newest[repo].stat().st_mtime:
+            newest[repo] = index.parent
+    return [Found(name=repo, source="cache", path=path, size=_size(path)) for repo, path in sorted(newest.items())]
 
 
 def _needed(names: Sequence[str], variant: str | None) -> list[str]:
