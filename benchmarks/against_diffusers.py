@@ -70,10 +70,16 @@ def work(library: str, model: Path) -> None:
     loaded = time.perf_counter() - began
     if library == "diffusers":
         pipe.set_progress_bar_config(disable=True)
-        vae = pipe.vae
-    else:
-        vae = pipe._bundle.vae
     latents = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def decode() -> None:
+        if library == "diffusers":
+            pipe.vae.decode(latents)
+        else:  # as every picture is decoded
+            from lienzo.pipeline.generate import decode
+
+            decode(pipe._bundle, latents, tiling=False)
+
     for line in sys.stdin:
         moments: list[float] = []
 
@@ -98,7 +104,7 @@ def work(library: str, model: Path) -> None:
                 answer = moments[-1] - moments[-2]
             case "decode":
                 began = time.perf_counter()
-                vae.decode(latents)
+                decode()
                 answer = time.perf_counter() - began
             case _:  # memory, GB
                 answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
