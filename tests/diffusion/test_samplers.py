@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lienzo.diffusion.grids import SPACINGS, make_grid
+from lienzo.diffusion.grids import make_grid
 from lienzo.diffusion.prediction import denoiser
 from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.diffusion.schedule import Schedule, ScheduleConfig
@@ -124,17 +124,13 @@ def test_equals_diffusers_step_by_step(name: str, grid: str, prediction: str) ->
 @given(
     steps=st.integers(2, 60),
     start=st.floats(1e-4, 2e-3),
-    end=st.floats(8e-3, 3e-2),
+    end=st.floats(8e-3, 2e-2),
     beta_schedule=st.sampled_from(["linear", "scaled_linear"]),
-    # left out: lcm and plms, which are not for any schedule; multistep on karras and exponential, whose whole timesteps
-    # hang on rounding
-    case=st.sampled_from(
-        [c for c in CASES if c[0] not in ("plms", "lcm") and (c[1] in SPACINGS or c[0] in ("euler", "heun"))]
-    ),
+    case=st.sampled_from([c for c in CASES if c[0] not in ("plms", "lcm")]),  # those two are not for any schedule
     # as an eps prediction this network's x0 grows with sigma until rounding shows, in either library
     prediction=st.just("v_prediction"),
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None)
 def test_equals_diffusers_for_any_schedule(
     steps: int, start: float, end: float, beta_schedule: str, case: tuple[str, str], prediction: str
 ) -> None:

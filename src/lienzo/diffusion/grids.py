@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+import numpy as np
+
 from lienzo.diffusion.schedule import Schedule
 from lienzo.errors import RequestError, nearest
 
@@ -61,11 +63,6 @@ class Convention:
     limit: float = 4096.0
 
 
-def _truncated(t: float) -> float:
-    """Towards zero, as published; rounding in its fp32 tables puts SD's last timestep a hair below 999, so at 998."""
-    return max(0.0, math.floor(t - 1e-4))
-
-
 # sqrt(1 / 2^-24) = 4096 is where the published Euler and DPM-Solver put the pure noise of a zero-terminal-SNR schedule;
 # DDIM and DDPM compute with the exact 0, which 1e8 stands for well within fp32.
 DDIM = Convention(spacing="leading", model_end=True, stride=True, limit=1e8)
@@ -74,7 +71,7 @@ PLMS = Convention(spacing="leading", model_end=True, stride=True, doubled_start=
 ANCESTRAL = Convention(spacing="linspace", whole=False, starts_at_sigma=True)
 EULER = replace(ANCESTRAL, sigma_grids=True)
 MULTISTEP = Convention(
-    spacing="linspace", spare=True, sigma_grids=True, rounding={"karras": round, "exponential": _truncated}
+    spacing="linspace", spare=True, sigma_grids=True, rounding={"karras": round, "exponential": math.floor}
 )
 LCM = Convention(spacing="lcm", limit=1e8)
 
@@ -175,9 +172,13 @@ def make_grid(
             if not convention.whole:  # the Euler family spans what its timestep spacing spans
                 spaced = _timesteps(spacing, steps, schedule, convention)
                 ends = (_interpolate(table, spaced[0]), _interpolate(table, spaced[-1]))
+            elif name in convention.rounding:
+                ends = (float(schedule.published_sigmas[-1]), float(schedule.published_sigmas[0]))
             levels = (_karras if name == "karras" else _exponential)(*ends, steps)
-        rounded = convention.rounding.get(name, float)
-        times_list = [float(rounded(schedule.time(s))) for s in levels]
+        if name in convention.rounding:
+            times_list = [float(convention.rounding[name](t)) for t in _published_times(schedule, levels)]
+        else:
+            times_list = [schedule.time(s) for s in levels]
 
     end = table[0] if convention.model_end and not schedule.config.ends_at_zero else 0.0
     targets = [*levels[1:], end]
@@ -239,13 +240,22 @@ def _timesteps(spacing: str, steps: int, schedule: Schedule, convention: Convent
     return [float(round(t)) for t in falling] if convention.whole else falling
 
 
+def _published_times(schedule: Schedule, levels: Sequence[float]) -> list[float]:
+    """`Schedule.time` as published, on a fp32 table: which whole timestep a level gets can hang on the last bit."""
+    logs = np.log(schedule.published_sigmas.numpy())
+    wanted = np.log(levels)
+    low = np.clip(np.searchsorted(logs, wanted, side="right") - 1, 0, len(logs) - 2)
+    weight = np.clip((logs[low] - wanted) / (logs[low] - logs[low + 1]), 0, 1)
+    return ((1 - weight) * low + weight * (low + 1)).tolist()  # type: ignore[no-any-return]
+
+
 def _interpolate(table: Sequence[float], t: float) -> float:
     low = min(int(t), len(table) - 2)
     return table[low] + (t - low) * (table[low + 1] - table[low])
 
 
 def _ramp(steps: int) -> list[float]:
-    return [i / max(steps - 1, 1) for i in range(steps)]
+    return np.linspace(0, 1, steps).tolist()  # type: ignore[no-any-return]
 
 
 def _karras(high: float, low: float, steps: int) -> list[float]:
@@ -254,8 +264,7 @@ def _karras(high: float, low: float, steps: int) -> list[float]:
 
 
 def _exponential(high: float, low: float, steps: int) -> list[float]:
-    a, b = math.log(high), math.log(low)
-    return [math.exp(a + r * (b - a)) for r in _ramp(steps)]
+    return np.exp(np.linspace(math.log(high), math.log(low), steps)).tolist()  # type: ignore[no-any-return]
 
 
 def _ays(steps: int) -> list[float]:

@@ -6,7 +6,7 @@ Dividing by sqrt(a_t) gives the coordinates that sampling uses, x_0 + sigma_t ep
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -144,13 +144,25 @@ def _cosine_betas(steps: int) -> Tensor:
     return (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
 
 
-BETAS = {
-    "linear": lambda c: torch.linspace(c.beta_start, c.beta_end, c.num_train_timesteps, dtype=torch.float64),
-    "scaled_linear": lambda c: torch.linspace(
-        c.beta_start**0.5, c.beta_end**0.5, c.num_train_timesteps, dtype=torch.float64
+BETAS: Mapping[str, Callable[[ScheduleConfig, torch.dtype], Tensor]] = {
+    "linear": lambda c, dtype: torch.linspace(c.beta_start, c.beta_end, c.num_train_timesteps, dtype=dtype),
+    "scaled_linear": lambda c, dtype: torch.linspace(
+        c.beta_start**0.5, c.beta_end**0.5, c.num_train_timesteps, dtype=dtype
     ).square(),
-    "squaredcos_cap_v2": lambda c: _cosine_betas(c.num_train_timesteps),
+    "squaredcos_cap_v2": lambda c, dtype: _cosine_betas(c.num_train_timesteps).to(dtype),
 }
+
+
+def _alphas_cumprod(c: ScheduleConfig, dtype: torch.dtype) -> Tensor:
+    if c.trained_betas is not None:
+        betas = torch.tensor(c.trained_betas, dtype=dtype)
+    else:
+        betas = BETAS[c.beta_schedule](c, dtype)
+    bar = torch.cumprod(1 - betas, dim=0)
+    if c.rescale_betas_zero_snr:
+        root = bar.sqrt()
+        bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+    return bar
 
 
 class Schedule:
@@ -166,22 +178,19 @@ class Schedule:
     @cached_property
     def alphas_cumprod(self) -> Tensor:
         """a_t, (T,) float64, falling; exactly 0 at the end of a zero-terminal-SNR schedule."""
-        c = self.config
-        if c.trained_betas is not None:
-            betas = torch.tensor(c.trained_betas, dtype=torch.float64)
-        else:
-            betas = BETAS[c.beta_schedule](c)
-        bar = torch.cumprod(1 - betas, dim=0)
-        if c.rescale_betas_zero_snr:
-            root = bar.sqrt()
-            bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
-        return bar
+        return _alphas_cumprod(self.config, torch.float64)
 
     @cached_property
     def sigmas(self) -> tuple[float, ...]:
         """sigma_t = sqrt((1 - a_t) / a_t) for every timestep, rising; infinite where a_t is 0."""
         bar = self.alphas_cumprod
         return tuple(((1 - bar) / bar).sqrt().tolist())
+
+    @cached_property
+    def published_sigmas(self) -> Tensor:
+        """The table as published code computes it, in fp32: (T,). Only for what hangs on its very bits."""
+        bar = _alphas_cumprod(self.config, torch.float32).clamp(min=2**-24)
+        return ((1 - bar) / bar).sqrt()
 
     def sigma(self, t: float) -> float:
         """sigma at a timestep, linear between whole ones; 0 <= t <= T - 1."""
