@@ -68,7 +68,7 @@ def test_any_values_give_a_request_or_one_kind_of_error(fields: dict[str, Any]) 
         ({"width": 513}, "width: got 513; give a whole number from 8 up to 8,192, a multiple of 8."),
         ({"height": 0}, "from 8 up to 8,192"),
         ({"width": 1_000_000}, "from 8 up to 8,192"),
-        ({"width": 8192, "height": 8192}, "more than 37,748,736 pixels"),
+        ({"width": 8192, "height": 8192}, "at most 37,748,736 pixels"),
         ({"steps": 0}, "steps: got 0; give a whole number from 1 up to 1,000."),
         ({"guidance_scale": math.nan}, "a number from -1,000 up to 1,000."),
         ({"guidance_scale": math.inf}, "a number from -1,000 up to 1,000."),

@@ -261,23 +261,26 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 
 def _explain(error: ValidationError) -> str:
     """Pydantic's findings as sentences: which field, what was got, what is allowed."""
-    lines = []
+    lines: dict[str, str] = {}  # one a field: where one of its numbers is wrong, pydantic counts the rest anew
     fields = Request.model_json_schema()["properties"]
     for found in error.errors(include_url=False):
         name = ".".join(str(part) for part in found["loc"])
         message, got = found["msg"].removeprefix("Value error, "), found["input"]
+        field = str(found["loc"][0]) if name else ""
+        if field in lines:
+            continue
         shown = repr(got) if len(repr(got)) <= 80 else repr(got)[:77] + "..."
         if found["type"] == "value_error":  # a validator's own words; an input picture's begin with its name
             told = message.removeprefix(f"{got}: ").removeprefix("the picture: ")
-            lines.append(f"{name}: got {shown}; {told}" if name else message)
+            lines[field] = f"{name}: got {shown}; {told}" if name else message
         elif not name:
-            lines.append(f"The request cannot be read: {message}.")
+            lines[field] = f"The request cannot be read: {message}."
         elif found["type"] == "extra_forbidden":
-            lines.append(f"{name}: got {shown}; there is no such setting. {nearest(name, fields)}")
+            lines[field] = f"{name}: got {shown}; there is no such setting. {nearest(name, fields)}"
         elif found["type"] == "string_too_long":
-            lines.append(
+            lines[field] = (
                 f"{name}: got {len(got):,} characters; give {in_words(fields[name])}. Models read some 75 tokens."
             )
         else:
-            lines.append(f"{name}: got {shown}; give {in_words(fields[str(found['loc'][0])])}.")
-    return "\n".join(lines)
+            lines[field] = f"{name}: got {shown}; give {in_words(fields[field])}."
+    return "\n".join(lines.values())
