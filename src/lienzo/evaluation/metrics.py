@@ -63,8 +63,7 @@ def frechet(real: Array, made: Array) -> float:
     """
     _check(real, made)
     (a, c1), (b, c2) = (((x - x.mean(0)) / np.sqrt(len(x) - 1), x.mean(0)) for x in (real, made))
-    if min(len(a), len(b)) > a.shape[1]:  # a square root of the covariance has fewer rows
-        a, b = (np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (a, b))
+    a, b = (np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (a, b))  # fewer rows, the same A^T A
     cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     return float(np.square(c1 - c2).sum() + np.square(a).sum() + np.square(b).sum() - 2 * cross)
 
