@@ -14,7 +14,7 @@ from lienzo.images import open_image
 from lienzo.models.bundle import Bundle
 from lienzo.pipeline.generate import Step, resolve
 from lienzo.pipeline.request import InputImage, Request
-from lienzo.provenance.metadata import Record, read, save
+from lienzo.provenance.metadata import read, save
 from lienzo.studio import make
 
 
@@ -78,9 +78,7 @@ def fill(
                 on_step(step)
         for index, result in zip(members, results, strict=True):
             save(result, paths[index], if_exists="overwrite")
-            yield Kept(
-                index=index, request=complete[index], path=paths[index], reused=False, warnings=result.warnings
-            )
+            yield Kept(index=index, request=complete[index], path=paths[index], reused=False, warnings=result.warnings)
 
 
 def _is_it(path: Path, bundle: Bundle, request: Request) -> bool:

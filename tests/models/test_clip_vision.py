@@ -70,9 +70,7 @@ def test_the_image_side_alone_equals_transformers(tmp_path: Path) -> None:
 def test_what_is_saved_loads_in_transformers_with_the_same_logits(folder: Path, tmp_path: Path) -> None:
     ours = load_clip(folder)
     assert isinstance(ours.model, CLIP) and ours.tokenizer is not None
-    out = save_clip(
-        ours.model, tmp_path / "saved", tokenizer=ours.tokenizer, preprocessing=ours.preprocessing
-    )
+    out = save_clip(ours.model, tmp_path / "saved", tokenizer=ours.tokenizer, preprocessing=ours.preprocessing)
     theirs = clips.reference(out)
     ids = clips.tokenizer(out)(TEXTS, padding="max_length", truncation=True, max_length=77, return_tensors="pt")
     prepared = clips.CLIPImageProcessorPil.from_pretrained(out)(pictures(), return_tensors="pt")["pixel_values"]
@@ -141,7 +139,9 @@ def test_weights_that_do_not_fit_are_listed(folder: Path, tmp_path: Path) -> Non
         ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "image_std"),
     ],
 )
-def test_what_lienzo_does_not_have_is_refused(folder: Path, tmp_path: Path, file: str, change: dict, match: str) -> None:
+def test_what_lienzo_does_not_have_is_refused(
+    folder: Path, tmp_path: Path, file: str, change: dict, match: str
+) -> None:
     shutil.copytree(folder, tmp_path / "other")
     path = tmp_path / "other" / file
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))

@@ -185,7 +185,7 @@ def generate(prompts: tuple[str, ...], **given: Any) -> None:
         bundle = _load(given, record)
         job = _Job(bundle, requests, targets, record=record, silent=given["as_json"])
     except RequestError as error:
-        raise RequestError(_as_options(str(error))) from None
+        raise RequestError(as_options(str(error))) from None
     with progress() as bar:
         job.run(given["batch"], bar)
     if given["as_json"]:
@@ -399,6 +399,6 @@ def _check_model(bundle: "Bundle", record: "Record", *, named: bool) -> None:
         )
 
 
-def _as_options(message: str) -> str:
+def as_options(message: str) -> str:
     """The same message with the names that the command line has for the request's fields."""
     return re.sub(r"^(\w+)(?=[.:=])", lambda found: OPTIONS.get(found[1], found[1]), message, flags=re.MULTILINE)

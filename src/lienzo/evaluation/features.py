@@ -68,9 +68,7 @@ def clip_features(clip: LoadedCLIP) -> Features:
     )
 
 
-def load_features(
-    source: str | Path, *, device: str | torch.device = "cpu", offline: bool | None = None
-) -> Features:
+def load_features(source: str | Path, *, device: str | torch.device = "cpu", offline: bool | None = None) -> Features:
     """Features of a CLIP (folder, file beside its configuration, hub id) or of FID's Inception (file, or a folder or hub id
     that holds nothing else).
 
@@ -81,7 +79,9 @@ def load_features(
     if not path.exists() and hub.HUB_ID.fullmatch(str(source)):
         path = hub.fetch(str(source), offline=offline, only=[*WANTED, "*inception*.pth", "*inception*.safetensors"])
     if not path.exists():
-        raise ModelNotFoundError(f"No features at {source}: no such folder or file. A hub id has the form organisation/name.")
+        raise ModelNotFoundError(
+            f"No features at {source}: no such folder or file. A hub id has the form organisation/name."
+        )
     if (path if path.is_dir() else path.parent).joinpath("config.json").is_file():
         return clip_features(load_clip(path, device=device))
     files = [path] if path.is_file() else [*path.glob("*.pth"), *path.glob("*.safetensors")]

@@ -45,10 +45,9 @@ def fid(real: Array, made: Array) -> float:
         MissingExtraError: torchmetrics is not installed.
     """
     _check(real, made)
-    try:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-    except ImportError:
-        raise missing("FID needs torchmetrics") from None
+    check_torchmetrics()
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
     metric.set_dtype(torch.float64)
     for features, is_real in ((real, True), (made, False)):
@@ -63,9 +62,17 @@ def frechet(real: Array, made: Array) -> float:
     """
     _check(real, made)
     (a, c1), (b, c2) = (((x - x.mean(0)) / np.sqrt(len(x) - 1), x.mean(0)) for x in (real, made))
-    a, b = (np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (a, b))  # fewer rows, the same A^T A
+    a, b = _short(a), _short(b)
     cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     return float(np.square(c1 - c2).sum() + np.square(a).sum() + np.square(b).sum() - 2 * cross)
+
+
+def _short(a: Array) -> Array:
+    """A matrix with the same A^T A and no more rows than columns."""
+    if len(a) <= a.shape[1]:
+        return a
+    r: Array = np.linalg.qr(a, mode="r")  # type: ignore[assignment]
+    return r
 
 
 def kid(real: Array, made: Array, *, draws: int = 20, seed: int = 0) -> float:
@@ -101,7 +108,7 @@ def precision_recall(real: Array, made: Array, *, neighbours: int = 3) -> tuple[
     _check(real, made, least=neighbours + 1)
     across = _distances(made, real)  # (made, real)
     reach_real, reach_made = (np.sort(_distances(x, x), 1)[:, neighbours] for x in (real, made))
-    return float((across <= reach_real).any(1).mean()), float((across.T <= reach_made).any(1).mean())
+    return float((across <= reach_real).any(1).mean()), float((reach_made >= across.T).any(1).mean())
 
 
 def clip_scores(pictures: Array, texts: Array) -> Array:
@@ -109,7 +116,8 @@ def clip_scores(pictures: Array, texts: Array) -> Array:
 
     CLIPScore's own (arXiv:2104.08718, eq. 1) is 2.5 max(cos, 0).
     """
-    return 100 * np.maximum((unit(pictures) * unit(texts)).sum(1), 0)
+    cosines: Array = (unit(pictures) * unit(texts)).sum(1)
+    return 100 * np.maximum(cosines, 0)
 
 
 def diversity(features: Array) -> float:
@@ -139,18 +147,27 @@ def ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     """
     if min(a.shape[:2]) < 11:
         raise InputError(f"SSIM's window is 11x11; got a picture of {a.shape[1]}x{a.shape[0]}.")
-    try:
-        from torchmetrics.functional.image import structural_similarity_index_measure
-    except ImportError:
-        raise missing("SSIM needs torchmetrics") from None
+    check_torchmetrics()
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     x, y = (torch.from_numpy(p.astype(np.float64)).permute(2, 0, 1)[None] for p in (a, b))
-    return float(structural_similarity_index_measure(x, y, data_range=255.0))
+    found = structural_similarity_index_measure(x, y, data_range=255.0)
+    assert isinstance(found, torch.Tensor)
+    return float(found)
 
 
 def unit(features: Array) -> Array:
     """Rows of length 1; a row of zeros stays."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.where(length == 0, 1, length)
+
+
+def check_torchmetrics() -> None:
+    """Raises MissingExtraError: torchmetrics is not installed."""
+    try:
+        import torchmetrics  # noqa: F401
+    except ImportError:
+        raise missing("FID and SSIM need torchmetrics") from None
 
 
 def missing(what: str) -> MissingExtraError:
@@ -162,13 +179,16 @@ def _distances(x: Array, y: Array) -> Array:
     squares = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
     if x is y:
         np.fill_diagonal(squares, 0)
-    return np.sqrt(np.maximum(squares, 0))
+    found: Array = np.sqrt(np.maximum(squares, 0))
+    return found
 
 
 def _check(real: Array, made: Array, *, least: int = 2) -> None:
     if real.ndim != 2 or made.ndim != 2 or real.shape[1] != made.shape[1]:
         raise InputError(f"Features of one network are needed, (N, D) each; got {real.shape} and {made.shape}.")
     if min(len(real), len(made)) < least:
-        raise InputError(f"At least {least} pictures are needed on either side; got {len(real)} real and {len(made)} made.")
+        raise InputError(
+            f"At least {least} pictures are needed on either side; got {len(real)} real and {len(made)} made."
+        )
     if not (np.isfinite(real).all() and np.isfinite(made).all()):
         raise InputError("The features hold NaN or infinity: the network that made them is broken, or its weights are.")

@@ -1,5 +1,6 @@
 """From pictures to figures: everything that the inputs allow, and what they did not and why."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,11 +100,11 @@ class Evaluation:
     notes: tuple[str, ...]
     resamples: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON; pictures by their paths."""
+    def to_dict(self, root: Path) -> dict[str, Any]:
+        """As JSON; pictures by their paths as seen from the folder `root`."""
         found = asdict(self)
         for scores in found["scores"]:
-            scores["side"]["pictures"] = [str(p) for p in scores["side"]["pictures"]]
+            scores["side"]["pictures"] = [Path(os.path.relpath(p, root)).as_posix() for p in scores["side"]["pictures"]]
         return {
             "version": 1,
             "software": {"lienzo": __version__, "torch": torch.__version__},
@@ -209,7 +210,9 @@ class _Judge:
         else:
             self.left_out["clip_score"] = f"{clip.name} is the image side of a CLIP alone, and words need both"
         encoder = self.clip or self.features
-        self.diversity_of = f"unit vectors of {encoder.name}" if encoder else "pixels, root mean square on a scale of 0 to 1"
+        self.diversity_of = (
+            f"unit vectors of {encoder.name}" if encoder else "pixels, root mean square on a scale of 0 to 1"
+        )
         if len(seeds) < 2:
             self.left_out["diversity"] = "it needs several pictures of each prompt: --seeds 2 or more"
         self.folds: list[NDArray[np.int64]] = []

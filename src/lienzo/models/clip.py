@@ -96,9 +96,7 @@ def check_layers(config: LayerConfig) -> None:
     if config.hidden_act not in ACTIVATIONS:
         raise ConfigError(f"{name}: hidden_act={config.hidden_act!r}: {nearest(config.hidden_act, ACTIVATIONS)}")
     if config.hidden_size % config.num_attention_heads:
-        raise ConfigError(
-            f"{name}: {config.num_attention_heads} heads do not divide hidden_size={config.hidden_size}."
-        )
+        raise ConfigError(f"{name}: {config.num_attention_heads} heads do not divide hidden_size={config.hidden_size}.")
 
 
 class Embeddings(nn.Module):

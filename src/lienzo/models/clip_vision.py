@@ -93,7 +93,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if not 1 <= max(self.crop) <= self.size:
-            raise ConfigError(f"Preprocessing: a centre of {self.crop} does not fit into pictures scaled to {self.size}.")
+            raise ConfigError(
+                f"Preprocessing: a centre of {self.crop} does not fit into pictures scaled to {self.size}."
+            )
 
     @classmethod
     def square(cls, side: int) -> Self:
@@ -126,7 +128,7 @@ class VisionEmbeddings(nn.Module):
         """(B, 3, H, W) -> (B, 1 + patches, D), the class token first."""
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (B, patches, D)
         first = self.class_embedding.expand(len(patches), 1, -1)
-        return torch.cat([first, patches], 1) + self.position_embedding.weight  # type: ignore[no-any-return]
+        return torch.cat([first, patches], 1) + self.position_embedding.weight
 
 
 class VisionModel(nn.Module):
@@ -191,4 +193,4 @@ class CLIP(nn.Module):
     def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) and texts (T, L) -> (B, T) cosines, times the learned scale."""
         images, texts = F.normalize(self.image_features(pixels)), F.normalize(self.text_features(ids))
-        return self.logit_scale.exp() * images @ texts.T  # type: ignore[no-any-return]
+        return self.logit_scale.exp() * images @ texts.T

@@ -147,7 +147,7 @@ class Inception(nn.Module):
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, stride=2))))
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
-        return x.mean((2, 3))
+        return x.mean((2, 3))  # type: ignore[no-any-return]
 
 
 def prepare(pixels: Tensor) -> Tensor:

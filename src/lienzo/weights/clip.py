@@ -37,13 +37,52 @@ WANTED = (
 TEXT_DEFAULTS = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "projection_dim": 512}
 """transformers' own where a configuration is silent (ViT-B/32); `TextConfig` has those of SD 1.x."""
 WRITTEN_BY_OLD = frozenset(
-    "add_cross_attention bad_words_ids begin_suppress_tokens chunk_size_feed_forward cross_attention_hidden_size "
-    "decoder_start_token_id diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size "
-    "exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id id2label is_decoder "
-    "is_encoder_decoder label2id length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams "
-    "num_return_sequences output_scores prefix problem_type pruned_heads remove_invalid_values repetition_penalty "
-    "return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss "
-    "tie_encoder_decoder tokenizer_class top_k top_p torchscript typical_p use_bfloat16".split()
+    [
+        "add_cross_attention",
+        "bad_words_ids",
+        "begin_suppress_tokens",
+        "chunk_size_feed_forward",
+        "cross_attention_hidden_size",
+        "decoder_start_token_id",
+        "diversity_penalty",
+        "do_sample",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
+        "exponential_decay_length_penalty",
+        "finetuning_task",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "id2label",
+        "is_decoder",
+        "is_encoder_decoder",
+        "label2id",
+        "length_penalty",
+        "max_length",
+        "min_length",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "output_scores",
+        "prefix",
+        "problem_type",
+        "pruned_heads",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "return_dict_in_generate",
+        "sep_token_id",
+        "suppress_tokens",
+        "task_specific_params",
+        "temperature",
+        "tf_legacy_loss",
+        "tie_encoder_decoder",
+        "tokenizer_class",
+        "top_k",
+        "top_p",
+        "torchscript",
+        "typical_p",
+        "use_bfloat16",
+    ]
 )
 """transformers 4 wrote the settings of text generation into every configuration; CLIP has no use for them."""
 
@@ -91,7 +130,9 @@ def load_clip(
         path = hub.fetch(str(source), revision=revision, offline=offline, only=WANTED)
         name = str(source)
     elif not path.exists():
-        raise ModelNotFoundError(f"No CLIP model at {source}: no such folder or file. A hub id has the form organisation/name.")
+        raise ModelNotFoundError(
+            f"No CLIP model at {source}: no such folder or file. A hub id has the form organisation/name."
+        )
     else:
         name = path.resolve().name
     folder, file = (path.parent, path) if path.is_file() else (path, weights_file(path, BASES, None)[0])
