@@ -109,7 +109,8 @@ def evaluate(model: str | None, **given: Any) -> None:
     from lienzo.evaluation.scores import find_pictures
 
     check_plots()
-    check_torchmetrics()
+    if given["real"] or given["against"] or given["changes"]:
+        check_torchmetrics()
     prompts = read_prompts(given["prompt_file"])
     real = find_pictures(given["real"]) if given["real"] else ()
     seeds = range(given["seed"], given["seed"] + given["seeds"])

@@ -10,6 +10,8 @@
 | `psnr`, `ssim` | two pictures | infinite, 1 | Wang 2004 |
 """
 
+from importlib.util import find_spec
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -164,10 +166,8 @@ def unit(features: Array) -> Array:
 
 def check_torchmetrics() -> None:
     """Raises MissingExtraError: torchmetrics is not installed."""
-    try:
-        import torchmetrics  # noqa: F401
-    except ImportError:
-        raise missing("FID and SSIM need torchmetrics") from None
+    if find_spec("torchmetrics") is None:
+        raise missing("FID and SSIM need torchmetrics")
 
 
 def missing(what: str) -> MissingExtraError:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +69,8 @@ figure { display: inline-block; margin: 0 1rem 1rem 0; }
 
 def check_plots() -> None:
     """Raises MissingExtraError: matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise missing("The report's plots need matplotlib") from None
+    if find_spec("matplotlib") is None:
+        raise missing("The report's plots need matplotlib")
 
 
 def write(evaluation: Evaluation, folder: Path) -> Path:

@@ -31,6 +31,7 @@ def bootstrap(
     value: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Interval:
     """Interval of a statistic over resamples of whole groups: pictures of one prompt are alike, so they go together.
 
@@ -41,6 +42,7 @@ def bootstrap(
         statistic: a function of the chosen rows.
         groups: the group of every row, say its prompt.
         value: the score, where it was computed otherwise; None: of all rows.
+        bounds: what the score can be at all; the interval ends there.
     """
     rows = _rows(groups)
     if value is None:
@@ -55,7 +57,7 @@ def bootstrap(
         ]
     )
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn - drawn.mean(), [tail, 1 - tail]) + value
+    low, high = np.clip(np.quantile(drawn - drawn.mean(), [tail, 1 - tail]) + value, *bounds)
     return Interval(value=value, low=float(low), high=float(high))
 
 

@@ -320,6 +320,7 @@ class _Judge:
         assert real is not None
         precision, recall = metrics.precision_recall(real, made, neighbours=NEIGHBOURS)
         found = {}
+        bounds = {"fid": (0.0, np.inf), "kid": (-np.inf, np.inf)}
         scores: dict[str, tuple[float, Callable[[Array, Array], float]]] = {
             "fid": (metrics.fid(real, made), metrics.frechet),
             "kid": (metrics.kid(real, made, seed=self.seed), lambda a, b: metrics.kid(a, b, draws=1, seed=self.seed)),
@@ -338,7 +339,12 @@ class _Judge:
                 return score(real[random.integers(len(real), size=len(real))], made[rows])
 
             found[name] = bootstrap(
-                resampled, self.groups.tolist(), value=value, resamples=self.resamples // 10, seed=self.seed
+                resampled,
+                self.groups.tolist(),
+                value=value,
+                resamples=self.resamples // 10,
+                seed=self.seed,
+                bounds=bounds.get(name, (0.0, 1.0)),
             )
         return found
 
