@@ -94,9 +94,7 @@ def test_precision_and_recall_by_hand() -> None:
     made = np.array([[0.5], [1.5], [1.0], [0.9]])  # all of the first heap, none of the second
     precision, recall = metrics.precision_recall(real, made, neighbours=1)
     assert precision == 1.0
-    assert recall == pytest.approx(
-        2 / 6
-    )  # 1.0 is reached by 0.9 and 1.0; 2.0 by 1.5, whose neighbour is 0.5 away; 0 is not
+    assert recall == pytest.approx(2 / 6)  # 1.0 by 0.9 and itself, 2.0 by 1.5; nothing reaches 0
     far = metrics.precision_recall(real, made + 100, neighbours=1)
     assert far == (0.0, 0.0)
 
