@@ -99,10 +99,7 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """
-    Args:
-        maximum: pool by maxima instead of averages.
-    """
+    """The last blocks; `maximum`: pool by maxima instead of averages."""
 
     def __init__(self, channels: int, *, maximum: bool) -> None:
         super().__init__()

@@ -19,8 +19,10 @@ COUNTER = ".num_batches_tracked"
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedInception:
-    """Attributes:
-    digest: SHA-256 of the weights as they are in the file, without the classifier.
+    """FID's Inception, ready to use.
+
+    Attributes:
+        digest: SHA-256 of the weights as they are in the file, without the classifier.
     """
 
     name: str
