@@ -12,6 +12,7 @@ import click
 from lienzo import __version__
 from lienzo.cli import signals
 from lienzo.cli.doctor import doctor
+from lienzo.cli.evaluate import evaluate
 from lienzo.cli.generate import as_options, generate
 from lienzo.cli.models import convert, inspect, models, samplers
 from lienzo.cli.text import fail, usage, warn
@@ -75,7 +76,7 @@ def lienzo() -> None:
     """
 
 
-for command in (generate, inspect, convert, models, samplers, doctor):
+for command in (generate, evaluate, inspect, convert, models, samplers, doctor):
     lienzo.add_command(command)
 
 

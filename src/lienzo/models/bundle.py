@@ -77,11 +77,16 @@ def weights_digest(parts: StateDicts) -> str:
     """
     total = hashlib.sha256(b"lienzo weights 1\n")
     for part in COMPONENTS:
-        one = hashlib.sha256()
-        for key, tensor in sorted(parts[part].items()):
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            one.update(f"{key} {dtype} {','.join(map(str, tensor.shape))}\n".encode())
-            # numpy has no bfloat16, so the bytes are taken as such; a memory-mapped tensor is hashed without a copy
-            one.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        total.update(f"{part} {one.hexdigest()}\n".encode())
+        total.update(f"{part} {tensors_digest(parts[part])}\n".encode())
     return total.hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 in hex over one network's tensors: key, dtype, shape and bytes of each, sorted by key."""
+    one = hashlib.sha256()
+    for key, tensor in sorted(tensors.items()):
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        one.update(f"{key} {dtype} {','.join(map(str, tensor.shape))}\n".encode())
+        # numpy has no bfloat16, so the bytes are taken as such; a memory-mapped tensor is hashed without a copy
+        one.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return one.hexdigest()

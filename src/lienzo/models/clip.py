@@ -1,11 +1,13 @@
 """CLIP's text encoder (arXiv:2103.00020, section 2.4): ViT-L/14's in SD 1.x, OpenCLIP ViT-H/14's in SD 2.x.
 
+The image side, which is made of the same layers, is `clip_vision`.
+
 Keys are those of the published checkpoints: transformers' CLIPTextModel with the `text_model.` prefix.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,25 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+BOOKKEEPING = frozenset(
+    [
+        "architectures",
+        "model_type",
+        "torch_dtype",
+        "dtype",
+        "transformers_version",
+        "attention_dropout",
+        "dropout",
+        "initializer_factor",
+        "initializer_range",
+        "gradient_checkpointing",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+        "tie_word_embeddings",
+    ]
+)
+"""Keys of transformers' CLIP configurations that do not change what is computed."""
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
@@ -45,36 +66,39 @@ class TextConfig(Config):
     eos_token_id: int = 49407
     pad_token_id: int = 1
 
-    IGNORED: ClassVar[frozenset[str]] = frozenset(
-        [
-            "architectures",
-            "model_type",
-            "torch_dtype",
-            "dtype",
-            "transformers_version",
-            "attention_dropout",
-            "dropout",
-            "initializer_factor",
-            "initializer_range",
-            "gradient_checkpointing",
-            "return_dict",
-            "output_attentions",
-            "output_hidden_states",
-            "tie_word_embeddings",
-        ]
-    )
+    IGNORED: ClassVar[frozenset[str]] = BOOKKEEPING
     HEADER: ClassVar[Mapping[str, Any]] = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
 
     def __post_init__(self) -> None:
-        if self.hidden_act not in ACTIVATIONS:
-            raise ConfigError(
-                f"TextConfig: hidden_act={self.hidden_act!r}: there is no such choice. "
-                f"{nearest(self.hidden_act, ACTIVATIONS)}"
-            )
-        if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(
-                f"TextConfig: {self.num_attention_heads} heads do not divide hidden_size={self.hidden_size}."
-            )
+        check_layers(self)
+
+
+class LayerConfig(Protocol):
+    """What a transformer layer is told; both of CLIP's towers have it."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def hidden_act(self) -> str: ...
+    @property
+    def layer_norm_eps(self) -> float: ...
+
+
+def check_layers(config: LayerConfig) -> None:
+    """Raises ConfigError: an unknown activation, or heads that do not divide the width."""
+    name = type(config).__name__
+    if config.hidden_act not in ACTIVATIONS:
+        raise ConfigError(
+            f"{name}: hidden_act={config.hidden_act!r}: there is no such choice. {nearest(config.hidden_act, ACTIVATIONS)}"
+        )
+    if config.hidden_size % config.num_attention_heads:
+        raise ConfigError(f"{name}: {config.num_attention_heads} heads do not divide hidden_size={config.hidden_size}.")
 
 
 class Embeddings(nn.Module):
@@ -89,20 +113,20 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: LayerConfig, *, causal: bool) -> None:
         super().__init__()
         d = config.hidden_size
-        self.heads = config.num_attention_heads
+        self.heads, self.causal = config.num_attention_heads, causal
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(d, d) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D), causal."""
-        h = attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, causal=True)
+        """(B, L, D) -> (B, L, D)."""
+        h = attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, causal=self.causal)
         return self.out_proj(h)  # type: ignore[no-any-return]
 
 
 class MLP(nn.Module):
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: LayerConfig) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[config.hidden_act]
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -114,11 +138,11 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm transformer layer."""
+    """Pre-norm transformer layer; causal in the text encoder, where a token sees none after it."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: LayerConfig, *, causal: bool) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(config)
+        self.self_attn = SelfAttention(config, causal=causal)
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = MLP(config)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -130,16 +154,16 @@ class Layer(nn.Module):
 
 
 class Layers(nn.Module):
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: LayerConfig, *, causal: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config, causal=causal) for _ in range(config.num_hidden_layers))
 
 
 class TextModel(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
-        self.encoder = Layers(config)
+        self.encoder = Layers(config, causal=True)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 

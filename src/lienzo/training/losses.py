@@ -1,14 +1,17 @@
 """Step functions: pure functions of (model, batch, generator)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from lienzo.diffusion.loss import denoising_loss
 from lienzo.diffusion.schedule import Schedule
 from lienzo.models.clip import TextEncoder
+from lienzo.models.clip_vision import CLIP
 from lienzo.models.unet import UNet
 from lienzo.models.vae import VAE
 
@@ -82,3 +85,32 @@ def diffusion_loss(
         return denoising_loss(network, x0, noise, t, schedule, min_snr_gamma=gamma)
 
     return loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedPictures:
+    """A batch to learn to tell pictures apart from.
+
+    Attributes:
+        pixels: (B, 3, H, W), prepared as `lienzo.models.clip_vision.Preprocessing` does.
+        ids: (B, L) token ids of the captions, int64.
+    """
+
+    pixels: Tensor
+    ids: Tensor
+
+
+MAX_LOGIT_SCALE = math.log(100)
+"""Logits are not scaled by more than 100 (arXiv:2103.00020, section 2.5)."""
+
+
+def clip_loss(model: CLIP, batch: CaptionedPictures, generator: Generator) -> Tensor:
+    """The contrastive loss (arXiv:2103.00020, figure 3): which caption is whose picture's, and the other way round.
+
+    Nothing is drawn from the generator.
+    """
+    images = F.normalize(model.image_features(batch.pixels))  # (B, D)
+    texts = F.normalize(model.text_features(batch.ids))
+    logits = model.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * images @ texts.T  # (B, B)
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2

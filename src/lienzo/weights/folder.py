@@ -101,7 +101,7 @@ def open_folder(folder: Path, *, name: str, variant: str | None = None, with_tok
     notes = _check_index(folder)
     configs = read_configs(folder)
     networks = configs.networks()
-    chosen = {part: _weights_file(folder / part, BASES[part], variant) for part in COMPONENTS}
+    chosen = {part: weights_file(folder / part, BASES[part], variant) for part in COMPONENTS}
     if variant is not None and not any(found == variant for _, found in chosen.values()):
         raise ModelNotFoundError(
             f"{folder} has no files of variant {variant!r}; leave the variant out to take the plain ones."
@@ -146,7 +146,7 @@ def _check_index(folder: Path) -> list[str]:
     return [f"{part} is in the folder and not loaded with the model" for part in present]
 
 
-def _weights_file(folder: Path, bases: tuple[str, ...], variant: str | None) -> tuple[Path, str | None]:
+def weights_file(folder: Path, bases: tuple[str, ...], variant: str | None) -> tuple[Path, str | None]:
     """The file (or index of shards) to read and its variant; safetensors before pickles, one file before shards."""
     names = sorted(p.name for p in folder.iterdir())
     base = "|".join(map(re.escape, bases))

@@ -118,7 +118,7 @@ def cached(repo: str, revision: str | None = None) -> Path | None:
         from huggingface_hub.errors import HFValidationError
     except ImportError:
         return None
-    for name in ("model_index.json", "tokenizer/vocab.json", "tokenizer/tokenizer.json"):
+    for name in ("model_index.json", "tokenizer/vocab.json", "tokenizer/tokenizer.json", "config.json"):
         try:
             found = try_to_load_from_cache(repo, name, revision=revision)
         except HFValidationError:

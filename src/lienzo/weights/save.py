@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lienzo.errors import FormatError, OutputError
 from lienzo.models.bundle import COMPONENTS, Bundle
+from lienzo.models.clip_vision import CLIP, Preprocessing
 from lienzo.models.tokenizer import Tokenizer
 from lienzo.weights.folder import INDEX
 from lienzo.weights.keymap import Rule, text_rules, unet_rules, vae_rules
@@ -62,6 +63,43 @@ def save(model: Bundle | Model, out: str | Path, *, dtype: torch.dtype | None = 
     opened = _as_opened(model) if isinstance(model, Bundle) else model
     write = _save_file if out.suffix == ".safetensors" else _save_folder
     write(out, opened, model.tokenizer, dtype)
+    return out
+
+
+def save_clip(
+    model: CLIP,
+    out: str | Path,
+    *,
+    tokenizer: Tokenizer,
+    preprocessing: Preprocessing,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a CLIP as a folder that transformers' CLIPModel, CLIPTokenizer and CLIPImageProcessor read.
+
+    Raises:
+        OutputError: it exists, or cannot be written; nothing is left behind.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists already. Choose another name, or pass overwrite=True.")
+    tensors = model.state_dict()
+    (height, width), size = preprocessing.crop, preprocessing.size
+    with _placed(out) as folder:
+        folder.mkdir()
+        write_tensors(folder / "model.safetensors", tensors, tensors.__getitem__, dtype=dtype)
+        kind = str(dtype or next(iter(tensors.values())).dtype).removeprefix("torch.")
+        _write_json(folder / "config.json", {**model.config.to_dict(), "torch_dtype": kind})
+        _write_json(
+            folder / "preprocessor_config.json",
+            {
+                "image_processor_type": "CLIPImageProcessor",
+                "do_convert_rgb": True, "do_resize": True, "do_center_crop": True, "do_rescale": True, "do_normalize": True,
+                "size": {"shortest_edge": size}, "crop_size": {"height": height, "width": width}, "resample": 3,
+                "rescale_factor": 1 / 255, "image_mean": list(preprocessing.mean), "image_std": list(preprocessing.std),
+            },
+        )  # fmt: skip
+        tokenizer.save(folder)
     return out
 
 

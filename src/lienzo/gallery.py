@@ -1,0 +1,98 @@
+"""A folder of finished pictures that is filled once: what is there already is not made again.
+
+A picture's file is named by its request's digest, in a folder named by the model's; what it holds is checked before it is taken.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lienzo.errors import ImageError, MetadataError, OutputError
+from lienzo.images import open_image
+from lienzo.models.bundle import Bundle
+from lienzo.pipeline.generate import Step, resolve
+from lienzo.pipeline.request import InputImage, Request
+from lienzo.provenance.metadata import read, save
+from lienzo.studio import make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A picture on disk.
+
+    Attributes:
+        index: its place among the requests.
+        reused: it was there before.
+        warnings: of making it; empty where it was there.
+    """
+
+    index: int
+    request: Request
+    path: Path
+    reused: bool
+    warnings: tuple[str, ...] = ()
+
+
+def fill(
+    bundle: Bundle,
+    requests: Sequence[Request],
+    folder: Path,
+    *,
+    batch: int = 1,
+    on_step: Callable[[Step], object] | None = None,
+) -> Iterator[Kept]:
+    """Make the pictures that `folder` lacks, and give all of them: first those that are there, then each as it is saved.
+
+    Stopped at any point, the same call goes on where it was. A picture is taken only if its record names the same request,
+    weights, settings, dtype and kind of device, and the same torch, and if its pixels are those recorded.
+
+    Raises:
+        RequestError: a request that this model cannot do; nothing is made then.
+        OutputError: the folder cannot be written.
+    """
+    complete = [resolve(bundle, request) for request in requests]
+    home = folder / f"{bundle.digest[:12]}-{bundle.settings_digest[:8]}"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{home} cannot be made: {error.strerror or error}. Choose another folder.") from None
+    paths = [home / f"{request.digest[:32]}.png" for request in complete]
+    todo = []
+    for index, (request, path) in enumerate(zip(complete, paths, strict=True)):
+        if _is_it(path, bundle, request):
+            yield Kept(index=index, request=request, path=path, reused=True)
+        else:
+            todo.append(index)
+    for start in range(0, len(todo), batch):
+        members = todo[start : start + batch]
+        run = make(bundle, [complete[i] for i in members])
+        while True:
+            try:
+                step = next(run)
+            except StopIteration as finished:
+                results = finished.value
+                break
+            if on_step is not None:
+                on_step(step)
+        for index, result in zip(members, results, strict=True):
+            save(result, paths[index], if_exists="overwrite")
+            yield Kept(index=index, request=complete[index], path=paths[index], reused=False, warnings=result.warnings)
+
+
+def _is_it(path: Path, bundle: Bundle, request: Request) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        record, picture = read(path), InputImage.of(open_image(path))
+    except (MetadataError, ImageError):
+        return False
+    weight = next(bundle.unet.parameters())
+    return (
+        record.request_digest, record.weights.digest, record.settings, record.dtype, record.device, record.software.torch,
+        record.picture.sha256,
+    ) == (
+        request.digest, bundle.digest, bundle.settings_digest, str(weight.dtype).removeprefix("torch."),
+        weight.device.type, torch.__version__, picture.sha256,
+    )  # fmt: skip
