@@ -10,6 +10,7 @@ import click
 
 from lienzo import __version__
 from lienzo.cli import signals
+from lienzo.cli.data import data
 from lienzo.cli.doctor import doctor
 from lienzo.cli.generate import generate
 from lienzo.cli.models import convert, inspect, models, samplers
@@ -64,7 +65,7 @@ def lienzo() -> None:
     """
 
 
-for command in (generate, inspect, convert, models, samplers, doctor):
+for command in (generate, inspect, convert, models, samplers, data, doctor):
     lienzo.add_command(command)
 
 
