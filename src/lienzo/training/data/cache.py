@@ -168,14 +168,14 @@ class Cache:
     def _shard(self, path: Path) -> Any:
         """Kept open: reading a header costs more than reading a tensor."""
         if path not in self._opened:
-            self._opened[path] = safe_open(path, framework="pt")  # type: ignore[no-untyped-call]
+            self._opened[path] = safe_open(path, framework="pt")
         return self._opened[path]
 
     def _open(self) -> None:
         """Learn what there is, newest first; remove shards of which nothing is used."""
         for path in reversed(self._shards()):
             try:
-                with safe_open(path, framework="pt") as shard:  # type: ignore[no-untyped-call]
+                with safe_open(path, framework="pt") as shard:
                     held = set(shard.keys())
                     entries = json.loads((shard.metadata() or {})[METADATA])
                 places = {slot: _Place(path, str(key), str(digest)) for slot, (key, digest) in entries.items()}

@@ -14,22 +14,28 @@ from torch import Generator
 
 WORD = re.compile(r"[^\W\d_]+")
 
-SIDES = frozenset(
+
+def vocabulary(text: str) -> frozenset[str]:
+    """The words of a list."""
+    return frozenset(text.split())
+
+
+SIDES = vocabulary(
     """left right leftmost rightmost leftward leftwards rightward rightwards clockwise counterclockwise anticlockwise east
     west eastern western lefthand righthand
     izquierda izquierdas izquierdo izquierdos derecha derechas derecho derechos zurdo zurda diestro diestra horario
-    antihorario oeste""".split()
+    antihorario oeste"""
 )
-WRITING = frozenset(
+WRITING = vocabulary(
     """text texts letter letters lettering word words writing written writes reads says sign signs logo logos wordmark
     number numbers numeral digit digits label labels labelled labeled caption font handwriting banner clock
     texto textos letra letras palabra palabras escrito escrita escritos escritas escritura lee dice cartel carteles letrero
     letreros rótulo rotulo logotipo logotipos número números numero numeros dígito dígitos digito digitos etiqueta etiquetas
-    pancarta reloj""".split()
+    pancarta reloj"""
 )
-PLACES = frozenset(
+PLACES = vocabulary(
     """top bottom upper lower above below under over corner corners edge edges border borders side sides north south
-    arriba abajo superior inferior encima debajo sobre bajo esquina esquinas borde bordes lado lados norte sur""".split()
+    arriba abajo superior inferior encima debajo sobre bajo esquina esquinas borde bordes lado lados norte sur"""
 )
 QUOTED = re.compile(r'["“”«»„]')
 

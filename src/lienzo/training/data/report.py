@@ -81,8 +81,9 @@ def report(dataset: Dataset) -> dict[str, Any]:
 
 
 def _sizes(records: Iterable[Record]) -> dict[str, Any]:
-    shapes = [(r.width, r.height) for r in records]
-    shorter = [min(shape) for shape in shapes]
+    shapes: list[tuple[int, int]] = [(r.width, r.height) for r in records]
+    shorter: list[int] = [min(shape) for shape in shapes]
+    smallest, largest = min(shapes, key=_area), max(shapes, key=_area)
     edges = (0, *SIDES)
     bins = Counter(max(edge for edge in edges if edge <= side) for side in shorter)
     names = {
@@ -91,8 +92,8 @@ def _sizes(records: Iterable[Record]) -> dict[str, Any]:
     }
     return {
         "shorter_side": [{"pixels": names[edge], "pictures": bins[edge]} for edge in edges if bins[edge]],
-        "smallest": list(min(shapes, key=lambda s: (s[0] * s[1], s))),
-        "largest": list(max(shapes, key=lambda s: (s[0] * s[1], s))),
+        "smallest": [*smallest],
+        "largest": [*largest],
         "median_megapixels": round(median(w * h for w, h in shapes) / 1e6, 4),
         "shapes": {
             "portrait": sum(w < h for w, h in shapes),
@@ -100,6 +101,10 @@ def _sizes(records: Iterable[Record]) -> dict[str, Any]:
             "landscape": sum(w > h for w, h in shapes),
         },
     }
+
+
+def _area(shape: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+    return shape[0] * shape[1], shape
 
 
 def _captions(records: Iterable[Record]) -> dict[str, Any]:
@@ -171,7 +176,7 @@ def tables(found: dict[str, Any], most: int | None = None) -> list[Table]:
         return title, heads, rows
 
     captions, sizes, people = found["captions"], found["sizes"], found["people"]
-    overview = [
+    overview: list[tuple[str, ...]] = [
         ("pictures", f"{found['pictures']:,}"),
         ("smallest, largest", "{}x{}, ".format(*sizes["smallest"]) + "{}x{}".format(*sizes["largest"])),
         ("median", f"{sizes['median_megapixels']} megapixels"),
@@ -189,7 +194,7 @@ def tables(found: dict[str, Any], most: int | None = None) -> list[Table]:
         ("digest", found["digest"]),
     ]
     pictures = ("", "pictures")
-    made = [
+    made: list[Table] = [
         ("Overview", ("", ""), overview),
         listed(
             "Sources",

@@ -368,6 +368,11 @@ def _tar(finds: _Finds, path: Path, root: Path) -> None:
                         finds.skip(name, "duplicate name", "the tar holds an earlier member of that name")
                     else:
                         sample[ending.lower()] = Blob(path=path, offset=member.offset_data, size=member.size)
+            # tarfile takes a header that it cannot read for the end
+            with path.open("rb") as file:
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                    raise tarfile.TarError("no header where one should be")
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         finds.skip(shard, "broken", f"the tar is damaged from here on: {error}")
     finds.kinds.add("webdataset")
