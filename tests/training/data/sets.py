@@ -28,7 +28,7 @@ def folder(root: Path, count: int = 3, *, size: tuple[int, int] = (48, 48), firs
     root.mkdir(parents=True, exist_ok=True)
     for i in range(first, first + count):
         (root / f"p{i:02}.png").write_bytes(encoded(picture(i, *size)))
-        (root / f"p{i:02}.txt").write_text(f"picture number {i}\n", encoding="utf-8")
+        (root / f"p{i:02}.txt").write_text(f"pattern {i}\n", encoding="utf-8")
     return root
 
 

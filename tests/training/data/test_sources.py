@@ -29,7 +29,7 @@ def reasons(data: Dataset) -> dict[str, int]:
     return dict(Counter(skipped.reason for skipped in data.skipped))
 
 
-ROWS = [{"file_name": f"p{i:02}.png", "text": f"picture number {i}"} for i in range(3)]
+ROWS = [{"file_name": f"p{i:02}.png", "text": f"pattern {i}"} for i in range(3)]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def without_captions(root: Path) -> Path:
 def test_a_folder(plain: Path) -> None:
     data = load(plain)
     assert [r.key for r in data.records] == ["p00.png", "p01.png", "p02.png"]
-    assert [r.captions for r in data.records] == [(f"picture number {i}",) for i in range(3)]
+    assert [r.captions for r in data.records] == [(f"pattern {i}",) for i in range(3)]
     assert {(r.width, r.height) for r in data.records} == {(48, 48)}
     assert np.array_equal(np.asarray(data.records[1].open()), np.asarray(picture(1)))
     assert (data.skipped, data.kinds) == ((), (("folder",),))
@@ -75,12 +75,12 @@ def test_webdataset_shards_hold_the_same_data(plain: Path, tmp_path: Path) -> No
     (tmp_path / "shards").mkdir()
     with webdataset.ShardWriter(str(tmp_path / "shards" / "%04d.tar"), maxcount=2, verbose=0) as sink:
         for i in range(3):
-            sink.write({"__key__": f"deep/k{i}", "png": picture(i), "txt": f"picture number {i}"})
+            sink.write({"__key__": f"deep/k{i}", "png": picture(i), "txt": f"pattern {i}"})
     data = load(tmp_path / "shards")
     assert data.digest == load(plain).digest
     assert [r.key for r in data.records] == ["0000.tar/deep/k0", "0000.tar/deep/k1", "0001.tar/deep/k2"]
     assert np.array_equal(np.asarray(data.records[2].open()), np.asarray(picture(2)))
-    assert load(tmp_path / "shards" / "0001.tar").records[0].captions == ("picture number 2",)
+    assert load(tmp_path / "shards" / "0001.tar").records[0].captions == ("pattern 2",)
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "files"])
@@ -304,7 +304,7 @@ def test_equal_and_near_pictures(tmp_path: Path) -> None:
     picture(1).resize((96, 96), Image.Resampling.BICUBIC).save(root / "near.jpg", quality=60)
     data = load(root)
     assert reasons(data) == {"duplicate": 1}
-    assert {r.key: r.captions for r in data.records}["p00.png"] == ("picture number 0", "another caption")
+    assert {r.key: r.captions for r in data.records}["p00.png"] == ("pattern 0", "another caption")
     assert len(load(root, duplicates="keep").records) == 6
     near = load(root, near_duplicates=8)
     assert {s.key: s.reason for s in near.skipped} == {"same.bmp": "duplicate", "p01.png": "near duplicate"}

@@ -335,9 +335,10 @@ def _read_measures(folder: Path) -> dict[str, Measure]:
     known: dict[str, Measure] = {}
     with contextlib.suppress(OSError):
         for line in (folder / MEASURES_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError, TypeError, AttributeError):
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                 row = json.loads(line)
-                known[row.pop("stamp")] = Measure(**row)
+                stamp = row.pop("stamp")
+                known[stamp] = Measure(**row)
     return known
 
 
