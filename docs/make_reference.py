@@ -7,16 +7,15 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
 from lienzo import errors
 from lienzo.cli import lienzo
 from lienzo.cli.generate import OPTIONS
-from lienzo.pipeline.request import Request
+from lienzo.pipeline.request import Request, in_words
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"
@@ -35,6 +34,7 @@ MODULES = (
     "lienzo.diffusion.guidance",
     "lienzo.diffusion.samplers",
     "lienzo.diffusion.loss",
+    "lienzo.training.data",
     "lienzo.models.bundle",
     "lienzo.models.tokenizer",
     "lienzo.models.clip",
@@ -235,14 +235,22 @@ def fenced(text: str, language: str = "text") -> str:
 
 def cli_page() -> str:
     """`--help` of every command."""
-    root = click.Context(lienzo, info_name="lienzo", terminal_width=WIDTH, max_content_width=WIDTH)
     parts = ["# Command line", "What `--help` says. `python -m lienzo` is the same as `lienzo`."]
-    parts += ["## lienzo", fenced(helped(lienzo, root))]
-    for name in lienzo.list_commands(root):
-        command = lienzo.commands[name]
-        context = click.Context(command, info_name=name, parent=root, terminal_width=WIDTH, max_content_width=WIDTH)
-        parts += [f"## lienzo {name}", fenced(helped(command, context))]
+    for path, command, context in commands("lienzo", lienzo, None):
+        parts += [f"## {path}", fenced(helped(command, context))]
     return "\n\n".join(parts)
+
+
+def commands(
+    path: str, command: click.Command, parent: click.Context | None
+) -> Iterator[tuple[str, click.Command, click.Context]]:
+    """A command and those below it, with what is typed for them."""
+    name = path.rpartition(" ")[2]
+    context = click.Context(command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH)
+    yield path, command, context
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            yield from commands(f"{path} {inner}", command.commands[inner], context)
 
 
 def helped(command: click.Command, context: click.Context) -> str:
@@ -256,7 +264,7 @@ def request_page() -> str:
         info = Request.model_fields[name]
         default = "random" if info.default_factory else json.dumps(info.default)
         meaning = info.description or ""
-        rows.append(f"| `{name}` | {kind(field)} | {default} | `{OPTIONS[name]}` | {meaning} |")
+        rows.append(f"| `{name}` | {in_words(field)} | {default} | `{OPTIONS[name]}` | {meaning} |")
     intro = (
         "The fields of `lienzo.Request`. `null` means: as the model has it, or not at all. What each is for is told in "
         "[Settings](../settings.md)."
@@ -268,32 +276,6 @@ def request_page() -> str:
             fenced(json.dumps(schema, indent=2, sort_keys=True), "json"),
         ]
     )  # fmt: skip
-
-
-def kind(field: dict[str, Any]) -> str:
-    """A JSON Schema type with its bounds, in words."""
-    options: Sequence[dict[str, Any]] = [o for o in field.get("anyOf", [field]) if o.get("type") != "null"]
-    return " or ".join(one_kind(option) for option in options)
-
-
-def one_kind(option: dict[str, Any]) -> str:
-    if "$ref" in option:
-        return "picture"
-    if option["type"] == "array":
-        lengths = (option.get("minItems"), option.get("maxItems"))
-        count = f"{lengths[0]} to {lengths[1]}" if lengths[0] != lengths[1] else f"{lengths[0]}"
-        return f"{count} numbers"
-    words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "yes or no"}[option["type"]]
-    low, above = option.get("minimum"), option.get("exclusiveMinimum")
-    high, below = option.get("maximum"), option.get("exclusiveMaximum")
-    start = f"above {above:,}" if above is not None else f"from {low:,}" if low is not None else ""
-    end = f"below {below:,}" if below is not None else f"to {high:,}" if high is not None else ""
-    bounds = [
-        f"{start} {end}".strip(),
-        f"a multiple of {option['multipleOf']}" if "multipleOf" in option else "",
-        f"at most {option['maxLength']:,} characters" if "maxLength" in option else "",
-    ]
-    return ", ".join([words, *filter(None, bounds)])
 
 
 def errors_page() -> str:

@@ -183,6 +183,13 @@ def test_which_arguments_are_prompts(make: Run, args: list[str], prompts: list[s
     assert [p["record"]["request"]["prompt"] for p in json.loads(made.stdout)["pictures"]] == prompts
 
 
+def test_one_quoted_argument_beside_bare_words_is_told(make: Run) -> None:
+    made = make("a", "red", "blue star")
+    assert made.stderr.startswith('3 prompts, "a", "red", "blue star": every argument is one of its own')
+    for clear in (["a red circle", "blue star"], ["a", "blue star", "--each"], ["", "blue star"]):
+        assert make(*clear).stderr == ""
+
+
 def test_a_truncated_prompt_is_told(make: Run) -> None:
     made = make("word " * 200 + "theend")
     assert made.exit_code == 0
@@ -306,32 +313,32 @@ def test_the_embedded_model_is_found_by_its_name(run: Run, tmp_path: Path) -> No
     ("args", "message"),
     [
         ([], "Missing PROMPT"),
-        (["x", "--size", "512"], "expected width x height"),
-        (["x", "--size", "512x"], "expected width x height"),
-        (["x", "--size", "-8x8"], "expected width x height"),
+        (["x", "--size", "128"], "--size: got '128'; give width x height in pixels, for example 128x128."),
+        (["x", "--size", "512x"], "for example 512x512"),
+        (["x", "--size", "-8x8"], "give width x height"),
         (["x", "--size", "513x512"], "for example 512x512 or 520x512"),
-        (["x", "--size", "0x0"], "multiples of 8"),
+        (["x", "--size", "0x0"], "from 8 on, for example 8x8"),
         (["x", "--size", "800000x8"], "--size: got 800000"),
-        (["x", "--count", "0"], "'--count'"),
-        (["x", "--steps", "0"], "--steps: got 0"),
-        (["x", "--steps", "many"], "'--steps'"),
+        (["x", "--count", "0"], "--count: got '0'; give a whole number from 1 up to 100,000."),
+        (["x", "--steps", "0"], "--steps: got 0; give a whole number from 1 up to 1,000."),
+        (["x", "--steps", "many"], "--steps: got 'many'; give a whole number."),
         (["x", "--guidance", "nan"], "--guidance: got nan"),
         (["x", "--guidance", "inf"], "--guidance: got inf"),
-        (["x", "--sampler", "eular"], "did you mean euler"),
-        (["x", "--grid", "karas"], "did you mean karras"),
+        (["x", "--sampler", "eular"], "--sampler: got 'eular'; there is no such sampler. Did you mean euler"),
+        (["x", "--grid", "karas"], "Did you mean karras"),
         (["x", "--seed", "-1"], "--seed: got -1"),
         (["x", "--seed", str(2**32 - 1), "--count", "2"], f"--seed: got {2**32}"),
-        (["x", "--sigmas", "1,a"], "'--sigmas'"),
+        (["x", "--sigmas", "1,a"], "--sigmas: got '1,a'"),
         (["x", "--sigmas", "1,2"], "must fall"),
         (["x", "--strength", "0.5"], "needs an init picture"),
         (["x", "--init", "nothing.png"], "does not exist"),
-        (["x", "--init", "text.png"], "not a picture"),
+        (["x", "--init", "text.png"], "--init: got 'text.png'; not a picture"),
         (["x", "--from", "text.png"], "not a PNG, JPEG or WebP"),
         (["--from", "plain.png"], "no record of lienzo's"),
         (["word " * 10_000], "49,999 characters|50,000 characters"),
         (["x", "--stpes", "5"], "Did you mean --steps"),
         (["-x"], "put -- before it"),
-        (["x", "--dtype", "fp8"], "Allowed: bf16, fp16, fp32"),
+        (["x", "--dtype", "fp8"], "--dtype: got 'fp8'; .* Allowed: bf16, fp16, fp32"),
         (["x", "--device", "abacus"], "cannot be used here"),
         (["x", "--clip-skip", "50"], "clip_skip|--clip-skip"),
         (["x", "--out", "a.gif"], "Allowed: .png, .jpg, .jpeg, .webp"),
@@ -339,6 +346,9 @@ def test_the_embedded_model_is_found_by_its_name(run: Run, tmp_path: Path) -> No
         (["x", "--out", "nowhere/a.png"], "Make the folder first"),
         (["x", "--out", "text.png/a.png"], "cannot be written"),
         (["x", "--out", "text.png/"], "cannot be made"),
+        (["x", "--out", "new/folder/", "--sampler", "plms", "--device", "abacus"], "--device: got"),
+        (["x", "--steps"], "requires an argument"),
+        (["😀" * 9000, "--negative", "😀" * 9000, "--out", "a.jpg"], "The request takes .* Save as .png or .webp."),
         (["x", "--out", "f" * 300 + ".png"], "Choose a shorter name"),
         (["x", "--model", "bocetto"], "boceto"),
         (["x", "--model", "./nothing"], "No such folder or file"),
@@ -354,7 +364,8 @@ def test_mistakes_get_one_message(make: Run, tmp_path: Path, args: list[str], me
     assert made.exit_code == 2
     assert made.stdout == ""
     assert re.search(message, made.stderr), made.stderr
-    assert made.stderr.count("Error: ") == 1
+    assert made.stderr.count("Error: ") == made.stderr.count("\n") == 1  # no lines on usage
+    assert made.stderr.endswith(".\n")
     assert "Traceback" not in made.stderr
     assert {p.name for p in tmp_path.iterdir()} == before
 
@@ -397,6 +408,20 @@ def test_ctrl_c(folder: str, tmp_path: Path) -> None:
     for path in saved:
         assert re.fullmatch(r"lienzo-\d+\.png", path.name)
         assert pixels(path).shape == (64, 64, 3)
+
+
+def test_a_folder_made_for_nothing_goes_again(folder: str, tmp_path: Path) -> None:
+    process = start(
+        "generate", "x", "--model", folder, "--size", "64x64", "--steps", "1000", "--out", "new/folder/", cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    while not (tmp_path / "new/folder").is_dir():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_progress_bar_on_terminals_only(folder: str, tmp_path: Path) -> None:
@@ -455,9 +480,45 @@ def test_inspect_and_convert(run: Run, make: Run, folder: str, tmp_path: Path) -
     assert (again.exit_code, again.stderr) == (0, "")
     assert (pixels(tmp_path / "a.png") == pixels(tmp_path / "b.png")).all()
 
-    assert "exists already" in run("convert", folder, "again").stderr
+    assert "note  " in run("inspect", "one.safetensors").stdout
+    assert (
+        "again exists already. Choose another name, or allow overwriting (--force"
+        in run("convert", folder, "again").stderr
+    )
     wrong = run("convert", folder, "out", "--to", "file")
-    assert (wrong.exit_code, "ends in .safetensors" in wrong.stderr) == (2, True)
+    assert (wrong.exit_code, "must end in .safetensors" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_inspect_a_picture(run: Run, make: Run, tmp_path: Path, ending: str) -> None:
+    Image.new("L", (64, 64), 255).save(tmp_path / "mask.png")
+    inputs = ["--init", "mask.png", "--mask", "mask.png"]
+    make("a red circle", "--seed", 7, *inputs, "--out", f"a.{ending}")
+    record = read(tmp_path / f"a.{ending}")
+    text = run("inspect", f"a.{ending}").stdout
+    for shown in (
+        "prompt            a red circle",
+        "seed              7",
+        "64x64 pixels",
+        record.weights.digest,
+        record.request_digest,
+    ):
+        assert shown in text
+    assert json.loads(run("inspect", f"a.{ending}", "--json").stdout) == json.loads(record.canonical)
+    refused = run("inspect", f"a.{ending}", "--variant", "fp16")
+    assert (refused.exit_code, "is a picture" in refused.stderr) == (2, True)
+    assert "no record of lienzo's" in run("inspect", "mask.png").stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [[], ["nothing"], ["--nothing"], ["inspect", "--nothing"], ["convert", "x"], ["convert", "x", "y", "--to", "z"]],
+)
+def test_usage_is_told_one_way(run: Run, args: list[str]) -> None:
+    wrong = run(*args)
+    assert wrong.exit_code == 2
+    assert wrong.stderr.startswith("Error: " if args else "Usage: ")
+    assert ("Commands:" in wrong.stderr) == (not args)
 
 
 def test_models(run: Run, folder: str) -> None:

@@ -57,7 +57,7 @@ def test_what_fits_is_read(data: dict[str, Any]) -> None:
         ({"several": [0.1, "b"]}, r"got list, expected tuple\[float, \.\.\.\] \| None"),
         ({"several": 1}, "got int"),
         ({"size": [1, 2, 3]}, r"expected int \| tuple\[int, int\]"),
-        ({"choice": "pare"}, "did you mean pear"),
+        ({"choice": "pare"}, "Did you mean pear"),
         ({"choice": 1}, "got int, expected Literal"),
         ({"whole": "x" * 10_000}, r"\.\.\."),
         ({"off": True}, "only False is"),

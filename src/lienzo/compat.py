@@ -87,9 +87,9 @@ class _Pipeline:
             raise RequestError("safety_checker and feature_extractor: only None is supported; no checker runs.")
         folder = Path(pretrained_model_name_or_path)
         if use_safetensors and folder.is_dir() and not any(folder.rglob("*.safetensors")):
-            raise RequestError(f"use_safetensors=True: {folder.name} holds no .safetensors files.")
+            raise RequestError(f"use_safetensors: got True; {folder.name} holds no .safetensors files. Leave it out.")
         if use_safetensors is False:
-            raise RequestError("use_safetensors=False: safetensors are always preferred; leave it out.")
+            raise RequestError("use_safetensors: got False; safetensors are always preferred. Leave it out.")
         offline = True if local_files_only else None
         return cls(
             load(pretrained_model_name_or_path, dtype=torch_dtype, revision=revision, variant=variant, offline=offline)
@@ -128,7 +128,7 @@ class _Pipeline:
         settings = {k: v for k, v in config.items() if not k.startswith("_")}
         if settings.get("clip_sample"):
             raise RequestError(
-                f"scheduler: {name} would clip the latents, which have no range to clip to. Give it clip_sample=False."
+                f"scheduler: got {name}; it would clip the latents, which have no range to clip to. Give it clip_sample=False."
             )
         schedule = Schedule(ScheduleConfig.from_dict({"_class_name": name, **settings}))
         changed = replace(self._bundle, schedule=schedule)
@@ -160,10 +160,12 @@ class _Pipeline:
         settings: Mapping[str, Any],
     ) -> Any:
         if output_type not in OUTPUT_TYPES:
-            raise RequestError(f"output_type={output_type!r}: {nearest(output_type, OUTPUT_TYPES)}")
+            raise RequestError(
+                f"output_type: got {output_type!r}; there is no such type. {nearest(output_type, OUTPUT_TYPES)}"
+            )
         if list(tensor_inputs) != ["latents"]:
             raise RequestError(
-                f"callback_on_step_end_tensor_inputs={list(tensor_inputs)}: only ['latents'] is supported."
+                f"callback_on_step_end_tensor_inputs: got {list(tensor_inputs)}; only ['latents'] is supported."
             )
         prompts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, (list, tuple)) else []
         if not prompts:
@@ -178,7 +180,7 @@ class _Pipeline:
             )
         copies = 1 if num_images_per_prompt is None else num_images_per_prompt
         if not isinstance(copies, int) or copies < 1:
-            raise RequestError(f"num_images_per_prompt={copies}: a whole number, at least 1.")
+            raise RequestError(f"num_images_per_prompt: got {copies!r}; give a whole number from 1.")
         if isinstance(guidance_scale, (int, float)) and math.isfinite(guidance_scale):
             guidance_scale = max(1.0, guidance_scale)  # diffusers guides above 1 only
         requests = [
@@ -195,7 +197,7 @@ class _Pipeline:
             for _ in range(copies)
         ]
         if latents is not None and not isinstance(latents, Tensor):
-            raise RequestError(f"latents: give a tensor; got {type(latents).__name__}.")
+            raise RequestError(f"latents: got {type(latents).__name__}; give a tensor.")
         start = sample if output_type == "latent" else make
         run = start(self._bundle, requests, generators=_sources(generator, len(requests)), latents=latents)
         images = _output(self._iterate(run, callback_on_step_end), output_type)
@@ -221,11 +223,13 @@ class _Pipeline:
         returned = callback(self, step.index - 1, torch.tensor(step.time), {"latents": shown})
         if not isinstance(returned, Mapping) or set(returned) - {"latents"}:
             raise RequestError(
-                f"callback_on_step_end returned {returned!r:.100}; return a dict with latents, or an empty one."
+                f"callback_on_step_end: got {returned!r:.100}; return a dict with latents, or an empty one."
             )
         changed = returned.get("latents", shown)
         if not isinstance(changed, Tensor) or changed.shape != shown.shape:
-            raise RequestError(f"callback_on_step_end returned other latents than {tuple(shown.shape)}.")
+            raise RequestError(
+                f"callback_on_step_end: got other latents; return a tensor of shape {tuple(shown.shape)}."
+            )
         return changed * scale  # always: it may have been changed in place
 
 
@@ -333,7 +337,9 @@ class StableDiffusionInpaintPipeline(_Pipeline):
         _refuse(unsupported, "StableDiffusionInpaintPipeline", _names(StableDiffusionInpaintPipeline))
         pictures, masks = _pictures("image", image), _pictures("mask_image", mask_image)
         if len(pictures) != len(masks):
-            raise RequestError(f"got {len(pictures)} pictures and {len(masks)} masks; give one mask a picture.")
+            raise RequestError(
+                f"mask_image: got {len(masks)} masks for {len(pictures)} pictures; give one mask a picture."
+            )
         inputs = [{"init": picture, "mask": mask} for picture, mask in zip(pictures, masks, strict=True)]
         native = native_size(self._bundle)
         settings = {
@@ -371,7 +377,7 @@ def _as_many(name: str, value: Several, count: int) -> list[str]:
 def _pictures(name: str, value: Image.Image | Sequence[Image.Image] | None) -> list[Image.Image]:
     pictures = [value] if isinstance(value, Image.Image) else list(value) if isinstance(value, (list, tuple)) else []
     if not pictures or not all(isinstance(picture, Image.Image) for picture in pictures):
-        raise RequestError(f"{name}: give a PIL picture or a list of them; got {type(value).__name__}.")
+        raise RequestError(f"{name}: got {type(value).__name__}; give a PIL picture or a list of them.")
     return pictures
 
 
@@ -380,11 +386,13 @@ def _sources(generator: Generator | Sequence[Generator] | None, count: int) -> l
         return [seeded(new_seed()) for _ in range(count)]
     sources = [generator] * count if isinstance(generator, Generator) else list(generator)
     if not all(isinstance(source, Generator) for source in sources):
-        raise RequestError("generator: give a torch.Generator or a list of them.")
+        raise RequestError("generator: got something else among them; give a torch.Generator or a list of them.")
     if len(sources) != count:
         raise RequestError(f"generator: got {len(sources)} for {count} pictures; give one, or one each.")
     if any(source.device.type != "cpu" for source in sources):
-        raise RequestError("generator: noise is drawn on the CPU, whatever the device, so give torch.Generator('cpu').")
+        raise RequestError(
+            "generator: got one of another device; noise is always drawn on the CPU. Give torch.Generator('cpu')."
+        )
     return sources
 
 

@@ -92,7 +92,7 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 def _expected(value: Any, kind: Any) -> str:
     if get_origin(kind) is Literal and isinstance(value, str):
-        return nearest(value, get_args(kind))
+        return f"there is no such choice. {nearest(value, get_args(kind))}"
     return f"got {type(value).__name__}, expected {formatannotation(kind)}."
 
 

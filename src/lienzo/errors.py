@@ -110,10 +110,10 @@ class NonFiniteError(LienzoError):
 
 
 def nearest(got: str, allowed: Iterable[str]) -> str:
-    """A sentence that offers the nearest allowed names, then all of them."""
+    """Sentences that offer the nearest allowed names, then all of them."""
     names = sorted(allowed)
     close = get_close_matches(got, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}Allowed: {', '.join(names)}."
 
 

@@ -48,7 +48,7 @@ def test_time_and_sigma_are_inverse() -> None:
 def test_refuses_what_it_does_not_know() -> None:
     with pytest.raises(ConfigError, match="unknown key 'betta'"):
         ScheduleConfig.from_dict({"betta": 1})
-    with pytest.raises(ConfigError, match="did you mean scaled_linear"):
+    with pytest.raises(ConfigError, match="Did you mean scaled_linear"):
         ScheduleConfig.from_dict({"beta_schedule": "scaled_linea"})
     with pytest.raises(ConfigError, match="thresholding"):
         ScheduleConfig.from_dict({"thresholding": True})

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -64,38 +65,52 @@ def test_any_values_give_a_request_or_one_kind_of_error(fields: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"width": 513}, "multiple of 8"),
-        ({"height": 0}, "greater than or equal to 8"),
-        ({"width": 1_000_000}, "less than or equal to 8192"),
-        ({"width": 8192, "height": 8192}, "more than 37,748,736 pixels"),
-        ({"steps": 0}, "greater than or equal to 1"),
-        ({"guidance_scale": math.nan}, "finite"),
-        ({"guidance_scale": math.inf}, "finite"),
+        ({"width": 513}, "width: got 513; give a whole number from 8 up to 8,192, a multiple of 8."),
+        ({"height": 0}, "from 8 up to 8,192"),
+        ({"width": 1_000_000}, "from 8 up to 8,192"),
+        ({"width": 8192, "height": 8192}, "at most 37,748,736 pixels"),
+        ({"steps": 0}, "steps: got 0; give a whole number from 1 up to 1,000."),
+        ({"guidance_scale": math.nan}, "a number from -1,000 up to 1,000."),
+        ({"guidance_scale": math.inf}, "a number from -1,000 up to 1,000."),
         ({"guidance_interval": (0, math.inf)}, "finite"),
         ({"guidance_interval": (5, 1)}, "0 <= low < high"),
-        ({"sampler": "euler_b"}, "did you mean euler"),
-        ({"grid": "karas"}, "did you mean karras"),
-        ({"seed": -1}, "greater than or equal to 0"),
-        ({"seed": 2**32}, "less than 4294967296"),
+        ({"sampler": "euler_b"}, "got 'euler_b'; there is no such sampler. Did you mean euler"),
+        ({"grid": "karas"}, "Did you mean karras"),
+        ({"seed": -1}, "from 0 up to 4,294,967,295"),
+        ({"seed": 2**32}, "from 0 up to 4,294,967,295"),
         ({"sigmas": (1.0, 2.0, 0.0)}, "must fall"),
+        ({"sigmas": (1.0, -1.0)}, "2 to 1,001 numbers from 0 up to 1,000,000"),
         ({"sigmas": (2.0, 0.0), "grid": "karras"}, "not both"),
         ({"mask": RED}, "needs an init picture"),
         ({"strength": 0.5}, "needs an init picture"),
-        ({"strength": 0.0, "init": RED}, "greater than 0"),
+        ({"strength": 0.0, "init": RED}, "a number above 0 up to 1"),
         ({"soft_mask": True}, "needs a mask"),
         ({"eta": 0.5, "sampler": "euler"}, "does nothing for euler"),
-        ({"order": 3, "sampler": "ddim"}, "UniPC's"),
-        ({"stepps": 3}, "did you mean steps"),
-        ({"flavour": 3}, "Settings: prompt"),
+        ({"order": 3, "sampler": "ddim"}, "unipc's"),
+        ({"stepps": 3}, "Did you mean steps"),
+        ({"flavour": 3}, "Allowed: clip_skip"),
         ({"prompt": "word " * 10_000}, "got 50,000 characters"),
-        ({"prompt": 7}, "valid string"),
-        ({"init": 7}, "valid dictionary"),
+        ({"prompt": 7}, "give text"),
+        ({"init": 7}, "give a picture"),
+        ({"init": "no.png"}, "init: got 'no.png'; no such file."),
+        ({"soft_mask": "maybe"}, "true or false"),
     ],
 )
 def test_what_is_not_allowed_is_explained(fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(RequestError, match=words) as caught:
+    with pytest.raises(RequestError) as caught:
         Request(**fields)
-    assert len(str(caught.value)) < 600
+    message = str(caught.value)
+    assert words in message
+    assert re.fullmatch(r"\w+(\.\d)?: got .*; .*\.", message)
+    assert len(message) < 600
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"init": {"sha256": "zz", "width": 1, "height": 1}}'])
+def test_json_that_is_no_request_is_explained(text: str) -> None:
+    with pytest.raises(
+        RequestError, match=r"^(The request cannot be read: .*|init\.sha256: got 'zz'; give a picture)\.$"
+    ):
+        Request.from_json(text)
 
 
 def test_seeds_are_random_unless_given() -> None:

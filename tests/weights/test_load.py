@@ -15,7 +15,7 @@ from lienzo.models.bundle import Bundle, weights_digest
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="did you mean boceto"):
+    with pytest.raises(ModelNotFoundError, match=r"No model 'bocetto'\. Did you mean boceto\? Allowed: "):
         weights.load("bocetto")
     for model in ("./x.safetensors", "a/b/c", str(tmp_path / "x"), "x.ckpt", "a/b.safetensors"):
         with pytest.raises(ModelNotFoundError, match="No such folder or file"):
@@ -149,7 +149,8 @@ def test_inspect(family: str, folders: dict[str, Path], files: dict[str, Path]) 
     assert report.dtypes == {"text_encoder": "float32", "unet": "float32", "vae": "float32"}
     assert report.digest == single.digest == bundle.digest
     assert report.native_size == (128, 128)
-    assert report.odd == ()
+    assert report.odd == single.odd == report.notes == ()
+    assert single.notes == ("configurations from the file's own header",)
     assert single.kind == "single file, safetensors"
 
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from lienzo import weights
 from lienzo.diffusion.schedule import Schedule
-from lienzo.errors import ConfigError, FormatError, KeysError, ModelNotFoundError, UnsafePickleError
+from lienzo.errors import ConfigError, FormatError, KeysError, MissingExtraError, ModelNotFoundError, UnsafePickleError
 from lienzo.models.clip import TextConfig, TextEncoder
 from lienzo.models.unet import UNet, UNetConfig
 from lienzo.models.vae import VAE, VAEConfig
@@ -265,6 +266,13 @@ def test_the_original_yaml_beside_the_file(monkeypatch: pytest.MonkeyPatch, tmp_
         (tmp_path / "x.yaml").write_text(bad)
         with pytest.raises(ConfigError, match="no original configuration"):
             opened(monkeypatch, sd2(), tmp_path / "x.ckpt")
+
+
+def test_a_yaml_without_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(YAML.format(parameterization="parameterization: eps"))
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "lienzo\[yaml\]"'):
+        opened(monkeypatch, sd2(), tmp_path / "x.ckpt")
 
 
 def test_unpublished_sizes_warn_or_ask_for_the_configuration(

@@ -5,6 +5,7 @@ import errno
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -12,10 +13,10 @@ from lienzo import __version__
 from lienzo.cli import signals
 from lienzo.cli.data import data
 from lienzo.cli.doctor import doctor
-from lienzo.cli.generate import generate
+from lienzo.cli.generate import as_options, generate
 from lienzo.cli.models import convert, inspect, models, samplers
-from lienzo.cli.text import fail, warn
-from lienzo.errors import LienzoError, NonFiniteError
+from lienzo.cli.text import fail, usage, warn
+from lienzo.errors import LienzoError, NonFiniteError, RequestError
 
 EPILOG = """
 Exit codes: 0, done; 1, it could not be finished (not enough memory, NaN; `doctor` found something broken);
@@ -27,14 +28,24 @@ Whatever the exit code, no half-written file stays.
 class Lienzo(click.Group):
     """Turns the errors that users can do something about into one message and an exit code."""
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)
+        except click.UsageError as error:
+            raise usage(error) from None
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             with _visible_warnings():
                 return super().invoke(ctx)
+        except click.UsageError as error:
+            raise usage(error) from None
         except KeyboardInterrupt as stopped:
             fail(str(stopped) or "Stopped.", 130, prefix="")
         except NonFiniteError as error:
             fail(str(error), 1)
+        except RequestError as error:
+            fail(as_options(str(error)), 2)
         except LienzoError as error:
             fail(str(error), 2)
         except OSError as error:  # of a file that no error of lienzo's speaks for, stdout for one

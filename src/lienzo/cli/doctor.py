@@ -16,7 +16,7 @@ from lienzo.cli.params import json_option
 from lienzo.cli.text import print_json, size, table
 from lienzo.errors import LienzoError
 
-EXTRAS = {"hub": ("huggingface_hub", "models of the hub")}
+EXTRAS = {"hub": ("huggingface_hub", "models of the hub"), "yaml": ("yaml", "original .yaml configurations")}
 
 
 class Finding(NamedTuple):

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import islice
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lienzo.cli import signals
-from lienzo.cli.params import Numbers, Size, json_option, model_options
+from lienzo.cli.params import Number, Numbers, Size, json_option, model_options
 from lienzo.cli.progress import Progress, progress
 from lienzo.cli.text import note, plain, print_json, warn
-from lienzo.errors import InputError, OutputError, RequestError
+from lienzo.errors import InputError, OutputError
 from lienzo.provenance.files import IfExists, check_target, kind_of
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Generate(click.Command):
                 raise click.UsageError(
                     f"No such option: {name}. "
                     + (f"Did you mean {' or '.join(close)}? " if (close := get_close_matches(name, known)) else "")
-                    + f"If it is a prompt, put -- before it: lienzo generate -- {prompt}",
+                    + f"If it is a prompt, put -- before it: `lienzo generate -- {prompt}`.",
                     ctx,
                 )
         return rest
@@ -92,11 +93,11 @@ class Generate(click.Command):
     help="A diffusers folder, a .safetensors or .ckpt file, or a hub id. [default: boceto, embedded]",
 )
 @click.option("--negative", "negative_prompt", metavar="TEXT", help="What to steer away from.")
-@click.option("--steps", type=int, metavar="N", help="Denoising steps. [default: 20]")
+@click.option("--steps", type=Number(int), metavar="N", help="Denoising steps. [default: 20]")
 @click.option(
     "--guidance",
     "guidance_scale",
-    type=float,
+    type=Number(float),
     metavar="SCALE",
     help="How closely to follow the prompt; 1 is none. [default: 7.5]",
 )
@@ -104,20 +105,20 @@ class Generate(click.Command):
 @click.option(
     "--grid", metavar="NAME", help="Which noise levels to visit; see `lienzo samplers`. [default: the sampler's own]"
 )
-@click.option("--seed", type=int, metavar="N", help="[default: random]")
+@click.option("--seed", type=Number(int), metavar="N", help="[default: random]")
 @click.option(
     "--count",
-    type=click.IntRange(1, 100_000),
+    type=Number(int, 1, 100_000),
     default=1,
     metavar="N",
-    help="Pictures of each prompt, with seeds N, N+1 ...",
+    help="Pictures of each prompt, 1 to 100,000, with seeds N, N+1 ... [default: 1]",
 )
 @click.option("--size", type=Size(), metavar="WxH", help="In pixels, multiples of 8. [default: the model's own]")
 @click.option(
     "--init", type=click.Path(exists=True, dir_okay=False), metavar="PICTURE", help="Start from this picture."
 )
 @click.option(
-    "--strength", type=float, metavar="0..1", help="How much of --init to change. [default: 0.8; with --mask 1]"
+    "--strength", type=Number(float), metavar="0..1", help="How much of --init to change. [default: 0.8; with --mask 1]"
 )
 @click.option(
     "--mask",
@@ -148,23 +149,25 @@ class Generate(click.Command):
 )
 @click.option(
     "--batch",
-    type=click.IntRange(1, 1000),
+    type=Number(int, 1, 1000),
     default=1,
     metavar="N",
-    help="Pictures made at once: faster on a GPU. [default: 1]",
+    help="Pictures made at once, 1 to 1,000: faster on a GPU. [default: 1]",
 )
 @click.option("--each", is_flag=True, help="Every argument is a prompt of its own, without quotes too.")
-@click.option("--guidance-rescale", type=float, metavar="0..1", help="Against over-exposure (arXiv:2305.08891).")
+@click.option(
+    "--guidance-rescale", type=Number(float), metavar="0..1", help="Against over-exposure (arXiv:2305.08891)."
+)
 @click.option(
     "--guidance-interval",
-    type=float,
+    type=Number(float),
     nargs=2,
     metavar="LOW HIGH",
     help="Guide only at noise levels between these (arXiv:2404.07724).",
 )
-@click.option("--eta", type=float, metavar="0..1", help="Fresh noise in ddim's steps.")
-@click.option("--order", type=int, metavar="1..3", help="Order of unipc. [default: 2]")
-@click.option("--clip-skip", type=int, metavar="N", help="Layers of the text encoder left out at the end.")
+@click.option("--eta", type=Number(float), metavar="0..1", help="Fresh noise in ddim's steps.")
+@click.option("--order", type=Number(int), metavar="1..3", help="Order of unipc. [default: 2]")
+@click.option("--clip-skip", type=Number(int), metavar="N", help="Layers of the text encoder left out at the end.")
 @click.option("--sigmas", type=Numbers(), help="Explicit noise levels, falling, instead of --steps and --grid.")
 @click.option(
     "--vae-tiling/--no-vae-tiling", default=None, help="Decode in tiles, to save memory. [default: above 1536x1536]"
@@ -179,15 +182,13 @@ def generate(prompts: tuple[str, ...], **given: Any) -> None:
     if given["out"] and not _is_folder(given["out"]):
         kind_of(Path(given["out"]))
     texts = _prompts(prompts, each=given["each"])
-    try:
-        record, requests = _requests(texts, given)
+    record, requests = _requests(texts, given)
+    with _folder(given["out"]):
         targets = _targets(given["out"], requests, force=given["force"])
         bundle = _load(given, record)
         job = _Job(bundle, requests, targets, record=record, silent=given["as_json"])
-    except RequestError as error:
-        raise RequestError(_as_options(str(error))) from None
-    with progress() as bar:
-        job.run(given["batch"], bar)
+        with progress() as bar:
+            job.run(given["batch"], bar)
     if given["as_json"]:
         print_json({"pictures": job.made})
 
@@ -205,8 +206,11 @@ class _Job:
 
     def __post_init__(self) -> None:
         from lienzo.pipeline.generate import resolve
+        from lienzo.provenance.metadata import check_room
 
         self.requests = [resolve(self.bundle, request) for request in self.requests]
+        for request, (target, _) in zip(self.requests, self.targets, strict=True):
+            check_room(self.bundle, request, kind_of(target))
 
     def run(self, batch: int, bar: Progress) -> None:
         from lienzo.studio import Pipeline
@@ -276,11 +280,21 @@ def _means(record: "Record") -> str:
 
 def _prompts(arguments: tuple[str, ...], *, each: bool) -> list[str]:
     """The rule of `EPILOG`."""
-    if each or len(arguments) < 2 or any(not text or re.search(r"\s", text) for text in arguments):
+    quoted = [text for text in arguments if not text or re.search(r"\s", text)]
+    if each or len(arguments) < 2 or quoted:
+        if not each and 0 < len(quoted) < len(arguments):
+            note(
+                f"{len(arguments)} prompts, {', '.join(map(_quote, arguments))}: every argument is one of its own, because "
+                f"{_quote(quoted[0])} is quoted. For one prompt, quote it whole; --each says that this is meant."
+            )
         return list(arguments)
     joined = " ".join(arguments)
-    note(f'One prompt: "{joined}". For several, quote them or use --each.')
+    note(f"One prompt: {_quote(joined)}. For several, quote them or use --each.")
     return [joined]
+
+
+def _quote(text: str) -> str:
+    return f'"{text}"'
 
 
 def _requests(texts: list[str], given: Mapping[str, Any]) -> "tuple[Record | None, list[Request]]":
@@ -319,18 +333,29 @@ def _is_folder(out: str) -> bool:
     return out.endswith(("/", os.sep)) or os.path.isdir(out)  # Path.is_dir raises where the name is too long
 
 
+@contextmanager
+def _folder(out: str | None) -> Iterator[None]:
+    """Make the folder that --out names. If no picture came into it, what was made goes again."""
+    folder = Path(out) if out and _is_folder(out) else Path(".")
+    missing: list[Path] = []
+    try:
+        try:
+            missing = [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be made: {error.strerror or error}. Choose another folder.") from None
+        yield
+    finally:
+        for path in missing:
+            with suppress(OSError):  # it holds something
+                path.rmdir()
+
+
 def _targets(out: str | None, requests: "Sequence[Request]", *, force: bool) -> list[tuple[Path, IfExists]]:
     """Where each picture goes, checked before any work."""
     targets: list[tuple[Path, IfExists]]
     if out is None or _is_folder(out):
         folder = Path(out or ".")
-        if not folder.is_dir():
-            try:
-                folder.mkdir(parents=True)
-            except OSError as error:
-                raise OutputError(
-                    f"{folder} cannot be made: {error.strerror or error}. Choose another folder."
-                ) from None
         targets = [(folder / f"lienzo-{request.seed}.png", "number") for request in requests]
         check_target(targets[0][0], if_exists="number")
         return targets
@@ -399,6 +424,7 @@ def _check_model(bundle: "Bundle", record: "Record", *, named: bool) -> None:
         )
 
 
-def _as_options(message: str) -> str:
-    """The same message with the names that the command line has for the request's fields."""
-    return re.sub(r"^(\w+)(?=[.:=])", lambda found: OPTIONS.get(found[1], found[1]), message, flags=re.MULTILINE)
+def as_options(message: str) -> str:
+    """A `RequestError`'s message with the command line's names for the request's fields and the model's options."""
+    names = {**{name: f"--{name.replace('_', '-')}" for name in (*MODEL_OPTIONS, "dtype", "device")}, **OPTIONS}
+    return re.sub(r"^(\w+)(?=[.:])", lambda found: names.get(found[1], found[1]), message, flags=re.MULTILINE)

@@ -1,18 +1,23 @@
 """`lienzo inspect`, `convert`, `models` and `samplers`."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lienzo.cli.params import json_option, model_options
 from lienzo.cli.text import print_json, size, table
 from lienzo.errors import InputError
+from lienzo.provenance.files import is_picture
+
+if TYPE_CHECKING:
+    from lienzo.pipeline.request import InputImage
 
 
-@click.command(short_help="Tell what a model is.")
-@click.argument("model", required=False)
+@click.command(short_help="Tell what a model is, or how a picture was made.")
+@click.argument("model", required=False, metavar="[MODEL|PICTURE]")
 @json_option
 @click.option(
     "--config", metavar="FOLDER", help="Of a single file: a diffusers folder with its configurations, or its .yaml."
@@ -21,10 +26,19 @@ from lienzo.errors import InputError
 @click.option("--variant", metavar="NAME", help="Of a folder or hub id, for example fp16.")
 @click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")
 def inspect(model: str | None, as_json: bool, **options: Any) -> None:
-    """Tell what MODEL is: family, prediction type, parameters, digest, and what is odd about it.
+    """Tell what MODEL is: family, prediction type, parameters, digest, and what is odd about it. Or tell how PICTURE,
+    a PNG, JPEG or WebP of lienzo's, was made.
 
     MODEL is a diffusers folder, a .safetensors or .ckpt file, or a hub id; without it, the embedded model.
     """
+    if model is not None and is_picture(model):
+        for name, value in options.items():
+            if value is not None:
+                raise InputError(
+                    f"--{name}: got {value!r}; {model} is a picture, and --{name} is for models. Leave it out."
+                )
+        _inspect_picture(model, as_json)
+        return
     from lienzo import weights
 
     report = weights.inspect(model, **options)
@@ -42,8 +56,40 @@ def inspect(model: str | None, as_json: bool, **options: Any) -> None:
         ("in all", f"{total:,} parameters"),
         ("digest", report.digest),
         *(("odd", line) for line in report.odd),
+        *(("note", line) for line in report.notes),
     ]
     table(rows)
+
+
+def _inspect_picture(path: str, as_json: bool) -> None:
+    from lienzo.provenance.metadata import read
+
+    record = read(path)
+    document = json.loads(record.canonical)
+    if as_json:
+        print_json(document)
+        return
+    request = {
+        name: document["request"][name] for name in type(record.request).model_fields if name in document["request"]
+    }
+    for name in request.keys() & {"init", "mask"}:
+        request[name] = _pixels(getattr(record.request, name))
+    threads = "" if record.threads is None else f", threads {record.threads}"
+    rows = [
+        ("picture", _pixels(record.picture)),
+        *((name, str(value)) for name, value in request.items()),
+        ("request", f"digest {record.request_digest}"),
+        ("model", f"{record.weights.name}, digest {record.weights.digest}"),
+        (
+            "made with",
+            f"lienzo {record.software.lienzo}, torch {record.software.torch}, {record.device}, {record.dtype}{threads}",
+        ),
+    ]
+    table(rows)
+
+
+def _pixels(picture: "InputImage") -> str:
+    return f"{picture.width}x{picture.height} pixels, digest {picture.sha256}"
 
 
 @click.command(short_help="Write a model in another layout or dtype.")
@@ -62,12 +108,10 @@ def convert(model: str, out: Path, to: str | None, dtype: str | None, force: boo
     """
     is_file = out.suffix == ".safetensors"
     if to is not None and (to == "file") != is_file:
-        ending = (
-            "needs a name that ends in .safetensors"
-            if to == "file"
-            else "needs a name that does not end in .safetensors"
+        ending = "end" if to == "file" else "not end"
+        raise InputError(
+            f"OUT: got {str(out)!r}; with --to {to} it must {ending} in .safetensors. Choose another name."
         )
-        raise InputError(f"--to {to} {ending}; got {out}.")
     from lienzo import weights
 
     click.echo(weights.convert(model, out, dtype=dtype, overwrite=force, **options))

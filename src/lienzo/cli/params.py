@@ -1,5 +1,7 @@
 """Kinds of option values, and the options that several commands share."""
 
+import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,14 +18,37 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
-        sides = value.lower().split("x")
-        if len(sides) != 2 or not all(side.isascii() and side.isdigit() and len(side) < 9 for side in sides):
-            self.fail(f"got {value!r}; expected width x height in pixels, for example 512x512.", param, ctx)
-        width, height = int(sides[0]), int(sides[1])
+        found = re.fullmatch(r"([0-9]{1,8})x([0-9]{1,8})", value.lower())
+        if not found:
+            numbers = [int(number) for number in re.findall("[0-9]{1,8}", value)] or [512]
+            near = f"{_round(numbers[0], False)}x{_round(numbers[1 % len(numbers)], False)}"
+            self.fail(f"got {value!r}; give width x height in pixels, for example {near}.", param, ctx)
+        width, height = int(found[1]), int(found[2])
         if width % 8 or height % 8 or not width or not height:
             near = " or ".join(dict.fromkeys(f"{_round(width, up)}x{_round(height, up)}" for up in (False, True)))
-            self.fail(f"got {value!r}; both sides must be multiples of 8, for example {near}.", param, ctx)
+            self.fail(f"got {value!r}; both sides must be multiples of 8 from 8 on, for example {near}.", param, ctx)
         return width, height
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]
+    """A number, between bounds where no request checks them."""
+
+    name = "N"
+
+    def __init__(self, kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf) -> None:
+        self.kind, self.low, self.high = kind, low, high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        what = "a whole number" if self.kind is int else "a number"
+        if math.isfinite(self.low):
+            what += f" from {self.low:,} up to {self.high:,}"
+        try:
+            number = self.kind(value)
+        except ValueError:
+            self.fail(f"got {value!r}; give {what}.", param, ctx)
+        if number < self.low or number > self.high:
+            self.fail(f"got {value!r}; give {what}.", param, ctx)
+        return number
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -37,9 +62,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
         try:
             return tuple(float(part) for part in value.split(","))
         except ValueError:
-            self.fail(
-                f"got {value!r}; expected numbers with commas between them, for example 14.6,3.9,0.9,0.", param, ctx
-            )
+            self.fail(f"got {value!r}; give numbers with commas between them, for example 14.6,3.9,0.9,0.", param, ctx)
 
 
 def model_options(command: F) -> F:

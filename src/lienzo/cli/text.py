@@ -28,6 +28,16 @@ def fail(message: str, code: int, *, prefix: str = "Error: ") -> NoReturn:
     sys.exit(code)
 
 
+def usage(error: click.UsageError) -> click.UsageError:
+    """The same mistake in the shape of lienzo's own messages, without the lines on usage that click puts before some."""
+    if type(error).show is not click.UsageError.show:  # `lienzo` alone: its help
+        return error
+    if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option) and error.message:
+        return click.UsageError(f"{error.param.opts[-1]}: {error.message}")
+    see = f" See `{error.ctx.command_path} --help`." if error.ctx else ""
+    return click.UsageError(f"{error.format_message().rstrip('.')}.{see}")
+
+
 def print_json(document: Any) -> None:
     """One JSON document on stdout, nothing else beside it."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -151,7 +151,7 @@ def make_grid(
 
     name = grid or default_grid(schedule, convention)
     if name not in GRIDS:
-        raise RequestError(f"grid={name!r} does not exist: {nearest(name, GRIDS)}")
+        raise RequestError(f"grid: got {name!r}; there is no such grid. {nearest(name, GRIDS)}")
     if not 1 <= steps <= last + 1:
         raise RequestError(f"steps={steps}: allowed are 1 to {last + 1}, the number of noise levels of this model.")
 

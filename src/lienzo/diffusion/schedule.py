@@ -94,10 +94,11 @@ class ScheduleConfig(Config):
         for field, allowed in (("prediction_type", PREDICTIONS), ("beta_schedule", BETAS)):
             got = getattr(self, field)
             if got not in allowed:
-                raise ConfigError(f"ScheduleConfig: {field}={got!r}: {nearest(got, allowed)}")
+                raise ConfigError(f"ScheduleConfig: {field}={got!r}: there is no such choice. {nearest(got, allowed)}")
         if self.class_name.startswith("DPMSolver") and self.algorithm_type not in DPM_SOLVERS:
             raise ConfigError(
-                f"ScheduleConfig: algorithm_type={self.algorithm_type!r}: {nearest(self.algorithm_type, DPM_SOLVERS)}"
+                f"ScheduleConfig: algorithm_type={self.algorithm_type!r}: there is no such choice. "
+                f"{nearest(self.algorithm_type, DPM_SOLVERS)}"
             )
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ConfigError(

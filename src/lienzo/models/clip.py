@@ -67,7 +67,10 @@ class TextConfig(Config):
 
     def __post_init__(self) -> None:
         if self.hidden_act not in ACTIVATIONS:
-            raise ConfigError(f"TextConfig: hidden_act={self.hidden_act!r}: {nearest(self.hidden_act, ACTIVATIONS)}")
+            raise ConfigError(
+                f"TextConfig: hidden_act={self.hidden_act!r}: there is no such choice. "
+                f"{nearest(self.hidden_act, ACTIVATIONS)}"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"TextConfig: {self.num_attention_heads} heads do not divide hidden_size={self.hidden_size}."

@@ -13,6 +13,31 @@ def group_norm(groups: int, channels: int, eps: float) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
+class SharedNorm(nn.Module):
+    """A group norm whose statistics are those of the first x that it sees, so that parts of a picture are treated alike.
+
+    Args:
+        norm: whose weights are used.
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm
+        self.factors: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if self.factors is None:
+            grouped = x.float().reshape(len(x), self.norm.num_groups, -1, *x.shape[2:])  # (B, G, C / G, H, W)
+            variance, mean = torch.var_mean(grouped, dim=(2, 3, 4), correction=0, keepdim=True)
+            spread = (variance + self.norm.eps).rsqrt().expand(*grouped.shape[:3], 1, 1).flatten(1, 2)  # (B, C, 1, 1)
+            scale = spread * self.norm.weight[:, None, None]
+            shift = self.norm.bias[:, None, None] - mean.expand(*grouped.shape[:3], 1, 1).flatten(1, 2) * scale
+            self.factors = scale.to(x.dtype), shift.to(x.dtype)
+        scale, shift = self.factors
+        return torch.addcmul(shift, x, scale)
+
+
 def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """silu(norm(x)); the activation reuses the norm's output, so it costs no memory."""
     return F.silu(norm(x), inplace=True)

@@ -5,7 +5,7 @@ and has one canonical JSON form (RFC 8785), whose SHA-256 is its digest.
 """
 
 import hashlib
-from difflib import get_close_matches
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -72,7 +72,7 @@ class InputImage(BaseModel):
         """
         if self._image is None:
             raise RequestError(
-                f"the request needs its input picture ({self.width}x{self.height}, SHA-256 {self.sha256[:16]}...), "
+                f"The request needs its input picture ({self.width}x{self.height}, SHA-256 {self.sha256[:16]}...), "
                 "and only its digest is recorded. Give the picture itself (--init, --mask)."
             )
         return self._image
@@ -121,7 +121,7 @@ class Request(BaseModel):
     eta: float = Field(default=0.0, ge=0, le=1, description="Fresh noise in DDIM's steps; 1 is DDPM.")
     order: int | None = Field(default=None, ge=1, le=3, description="Order of UniPC; the model's, as a rule 2.")
     clip_skip: int = Field(default=0, ge=0, le=100, description="Layers of the text encoder left out at the end.")
-    seed: int = Field(default_factory=new_seed, ge=0, lt=SEED_LIMIT, description="Random where not given.")
+    seed: int = Field(default_factory=new_seed, ge=0, le=SEED_LIMIT - 1, description="Random where not given.")
     init: Input | None = Field(default=None, description="The picture to start from.")
     mask: Input | None = Field(default=None, description="White where `init` is to be painted anew.")
     soft_mask: bool = Field(
@@ -152,14 +152,14 @@ class Request(BaseModel):
     @classmethod
     def _known_sampler(cls, name: str | None) -> str | None:
         if name is not None and name not in SAMPLERS:
-            raise ValueError(f"no such sampler: {nearest(name, SAMPLERS)}")
+            raise ValueError(f"there is no such sampler. {nearest(name, SAMPLERS)}")
         return name
 
     @field_validator("grid")
     @classmethod
     def _known_grid(cls, name: str | None) -> str | None:
         if name is not None and name not in GRIDS:
-            raise ValueError(f"no such grid: {nearest(name, GRIDS)}")
+            raise ValueError(f"there is no such grid. {nearest(name, GRIDS)}")
         return name
 
     @field_validator("sigmas")
@@ -172,22 +172,31 @@ class Request(BaseModel):
     @model_validator(mode="after")
     def _together(self) -> Self:
         if self.width is not None and self.height is not None and self.width * self.height > MAX_AREA:
-            raise ValueError(f"{self.width}x{self.height} is more than {MAX_AREA:,} pixels; ask for fewer.")
+            raise ValueError(
+                f"width: got {self.width}x{self.height}; at most {MAX_AREA:,} pixels are allowed. Ask for fewer."
+            )
         if self.guidance_interval is not None and not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
-            raise ValueError(f"guidance_interval={self.guidance_interval}: expected 0 <= low < high, in sigmas.")
+            raise ValueError(f"guidance_interval: got {self.guidance_interval}; give 0 <= low < high, in sigmas.")
         if self.sigmas is not None and self.grid is not None:
-            raise ValueError("give either sigmas or a grid, not both: sigmas are the grid.")
+            raise ValueError("sigmas: got a grid beside them; they are the grid. Give one of the two, not both.")
         if self.init is None:
             if self.mask is not None:
-                raise ValueError("a mask needs an init picture: it says which part of that to paint anew.")
+                raise ValueError(
+                    "mask: got no init with it; it needs an init picture, and says which part of that to paint anew. Give both."
+                )
             if self.strength is not None:
-                raise ValueError("strength needs an init picture: it says how much of that to change.")
+                raise ValueError(
+                    f"strength: got {self.strength:g}; it needs an init picture, and says how much of that to change. "
+                    "Give both, or leave it out."
+                )
         if self.soft_mask and self.mask is None:
-            raise ValueError("soft_mask needs a mask.")
+            raise ValueError("soft_mask: got True; it needs a mask. Give one, or leave it out.")
         if self.eta and self.sampler not in (None, "ddim"):
-            raise ValueError(f"eta={self.eta:g} is DDIM's and does nothing for {self.sampler}; leave it out.")
+            raise ValueError(f"eta: got {self.eta:g}; it is ddim's and does nothing for {self.sampler}. Leave it out.")
         if self.order is not None and self.sampler not in (None, "unipc"):
-            raise ValueError(f"order={self.order} is UniPC's; choose sampler='unipc', or leave it out.")
+            raise ValueError(
+                f"order: got {self.order}; it is unipc's and does nothing for {self.sampler}. Leave it out."
+            )
         return self
 
     @property
@@ -216,33 +225,62 @@ class Request(BaseModel):
             recorded = getattr(self, name)
             if picture is not None and recorded is not None and picture.sha256 != recorded.sha256:
                 raise RequestError(
-                    f"{name}: this is not the recorded picture (SHA-256 {picture.sha256[:16]}..., "
-                    f"recorded {recorded.sha256[:16]}...). To start from another picture, make a new request."
+                    f"{name}: got the pixels {picture.sha256[:16]}...; this is not the recorded picture, which has "
+                    f"{recorded.sha256[:16]}... To start from another picture, make a new request."
                 )
         return self.replace(**{name: picture for name, picture in given.items() if picture is not None})
 
 
+def in_words(schema: Mapping[str, Any]) -> str:
+    """What a field's JSON Schema allows."""
+    options = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
+    return " or ".join(map(_one_in_words, options))
+
+
+def _one_in_words(schema: Mapping[str, Any]) -> str:
+    if "$ref" in schema:
+        return "a picture"
+    kind = schema["type"]
+    if kind == "string":
+        return f"text of at most {schema['maxLength']:,} characters" if "maxLength" in schema else "text"
+    if kind == "boolean":
+        return "true or false"
+    if kind == "array":
+        least, most = schema["minItems"], schema["maxItems"]
+        count = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        bounds = _bounds(schema.get("items", {}))
+        return f"{count} numbers{bounds}" if bounds else f"{count} finite numbers"
+    steps = f", a multiple of {schema['multipleOf']}" if "multipleOf" in schema else ""
+    return f"a {'whole ' if kind == 'integer' else ''}number{_bounds(schema)}{steps}"
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "up to", "exclusiveMaximum": "below"}
+    return "".join(f" {word} {schema[key]:,.10g}" for key, word in words.items() if key in schema)
+
+
 def _explain(error: ValidationError) -> str:
     """Pydantic's findings as sentences: which field, what was got, what is allowed."""
-    lines = []
+    lines: dict[str, str] = {}  # one a field: where one of its numbers is wrong, pydantic counts the rest anew
+    fields = Request.model_json_schema()["properties"]
     for found in error.errors(include_url=False):
         name = ".".join(str(part) for part in found["loc"])
         message, got = found["msg"].removeprefix("Value error, "), found["input"]
-        if found["type"] == "extra_forbidden":
-            close = get_close_matches(name, Request.model_fields, n=1, cutoff=0.5)
-            message = f"no such setting; did you mean {close[0]}?" if close else f"no such setting. {_settings()}"
-            lines.append(f"{name}: {message}")
+        field = str(found["loc"][0]) if name else ""
+        if field in lines:
+            continue
+        shown = repr(got) if len(repr(got)) <= 80 else repr(got)[:77] + "..."
+        if found["type"] == "value_error":  # a validator's own words; an input picture's begin with its name
+            told = message.removeprefix(f"{got}: ").removeprefix("the picture: ")
+            lines[field] = f"{name}: got {shown}; {told}" if name else message
         elif not name:
-            lines.append(message)
+            lines[field] = f"The request cannot be read: {message}."
+        elif found["type"] == "extra_forbidden":
+            lines[field] = f"{name}: got {shown}; there is no such setting. {nearest(name, fields)}"
         elif found["type"] == "string_too_long":
-            lines.append(
-                f"{name}: got {len(got):,} characters; at most {MAX_PROMPT:,} are allowed. Models read some 75 tokens."
+            lines[field] = (
+                f"{name}: got {len(got):,} characters; give {in_words(fields[name])}. Models read some 75 tokens."
             )
         else:
-            shown = repr(got) if len(repr(got)) <= 80 else repr(got)[:77] + "..."
-            lines.append(f"{name}: got {shown}. {message}")
-    return "\n".join(lines)
-
-
-def _settings() -> str:
-    return f"Settings: {', '.join(Request.model_fields)}."
+            lines[field] = f"{name}: got {shown}; give {in_words(fields[field])}."
+    return "\n".join(lines.values())

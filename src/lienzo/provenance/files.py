@@ -39,6 +39,16 @@ def kind_of(path: Path) -> str:
     return kind
 
 
+def is_picture(path: str | Path) -> bool:
+    """Whether a file is of one of these formats, told by how it starts."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except (OSError, ValueError):  # no such file, or no file can have that name
+        return False
+    return start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (start[:4], start[8:]) == (b"RIFF", b"WEBP")
+
+
 def check_target(path: Path, *, if_exists: IfExists = "error") -> None:
     """Find out before any work whether a picture can be written there.
 

@@ -99,12 +99,16 @@ class Record(BaseModel):
     @classmethod
     def of(cls, result: Result) -> Self:
         """The record of a finished picture. Computes the weights' digest when it is asked for the first time."""
-        bundle = result.bundle
-        weight = next(bundle.unet.parameters())
         picture = InputImage.of(result.image)
+        bare = InputImage(sha256=picture.sha256, width=picture.width, height=picture.height)
+        return cls._of(result.bundle, result.request, bare)
+
+    @classmethod
+    def _of(cls, bundle: Bundle, request: Request, picture: InputImage) -> Self:
+        weight = next(bundle.unet.parameters())
         return cls(
-            request=result.request,
-            request_digest=result.request.digest,
+            request=request,
+            request_digest=request.digest,
             weights=Weights(name=public_name(bundle), digest=bundle.digest),
             prediction_type=bundle.schedule.prediction_type,
             settings=bundle.settings_digest,
@@ -112,7 +116,7 @@ class Record(BaseModel):
             device=weight.device.type,
             threads=torch.get_num_threads() if weight.device.type == "cpu" else None,
             software=Software(lienzo=__version__, torch=torch.__version__),
-            picture=InputImage(sha256=picture.sha256, width=picture.width, height=picture.height),
+            picture=picture,
         )
 
     @classmethod
@@ -186,7 +190,26 @@ def encode(result: Result, kind: str, *, quality: int = 95) -> bytes:
     Raises:
         OutputError: a request too long for a JPEG.
     """
-    record = Record.of(result)
+    options = _options(Record.of(result), kind, quality)
+    buffer = io.BytesIO()
+    result.image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def check_room(bundle: Bundle, request: Request, kind: str) -> None:
+    """Find out before any work whether a file of that kind can hold a complete request (see `encode`).
+
+    Raises:
+        OutputError: a request too long for a JPEG.
+    """
+    if kind == "JPEG":  # the others hold any
+        assert request.width and request.height
+        unknown = InputImage(sha256="0" * 64, width=request.width, height=request.height)  # as long as the real one
+        _options(Record._of(bundle, request, unknown), kind)
+
+
+def _options(record: Record, kind: str, quality: int = 95) -> dict[str, Any]:
+    """What PIL is to write beside the pixels, and how."""
     document = record.canonical.decode()
     text = infotext(
         record.request,
@@ -194,26 +217,20 @@ def encode(result: Result, kind: str, *, quality: int = 95) -> bytes:
         model_digest=record.weights.digest,
         version=record.software.lienzo,
     )
-    options: dict[str, Any]
     if kind == "PNG":
         chunks = PngInfo()
         chunks.add_text("parameters", text)
         chunks.add_itxt(KEY, document)
-        options = {"pnginfo": chunks}
-    else:
-        options = {"exif": _exif(text), "xmp": _xmp(document)}
-        if kind == "JPEG":
-            longest = max(len(value) for value in options.values())
-            if longest > JPEG_SEGMENT:
-                raise OutputError(
-                    f"the request takes {longest:,} bytes, and a JPEG holds {JPEG_SEGMENT:,}. Save as .png or .webp."
-                )
-            options |= {"quality": quality, "subsampling": 0}
-        else:
-            options |= {"lossless": True, "quality": 80}
-    buffer = io.BytesIO()
-    result.image.save(buffer, kind, **options)
-    return buffer.getvalue()
+        return {"pnginfo": chunks}
+    texts = {"exif": _exif(text), "xmp": _xmp(document)}
+    if kind == "WEBP":
+        return {**texts, "lossless": True, "quality": 80}
+    longest = max(len(value) for value in texts.values())
+    if longest > JPEG_SEGMENT:
+        raise OutputError(
+            f"The request takes {longest:,} bytes, and a JPEG holds {JPEG_SEGMENT:,}. Save as .png or .webp."
+        )
+    return {**texts, "quality": quality, "subsampling": 0}
 
 
 def read(source: str | Path | bytes) -> Record:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 
@@ -28,7 +29,18 @@ from lienzo.weights.single_file import load_tokenizer, open_single_file
 EMBEDDED = "boceto"
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-__all__ = ["EMBEDDED", "Found", "ModelReport", "convert", "find_models", "inspect", "load", "open_model", "save"]
+__all__ = [
+    "EMBEDDED",
+    "Found",
+    "ModelOptions",
+    "ModelReport",
+    "convert",
+    "find_models",
+    "inspect",
+    "load",
+    "open_model",
+    "save",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +53,8 @@ class ModelReport:
         dtypes: component -> the dtypes of its tensors, joined by "+".
         digest: SHA-256 of the weights, the same for every layout (see `lienzo.models.bundle.weights_digest`).
         native_size: (width, height) in pixels that it was trained on.
-        odd: what is worth knowing: guesses, leftovers, weights that are not finite.
+        odd: what may make wrong pictures: guesses, weights that are not finite.
+        notes: what is merely worth knowing: where the configurations came from, what was left out.
     """
 
     name: str
@@ -54,6 +67,29 @@ class ModelReport:
     digest: str
     native_size: tuple[int, int]
     odd: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class ModelOptions(TypedDict, total=False):
+    """How a model is found and read; every option may be left out.
+
+    Attributes:
+        revision: branch, tag or commit of a hub id.
+        variant: "fp16" and the like, of a folder or hub id.
+        offline: never use the network. None: as the environment's LIENZO_OFFLINE or HF_HUB_OFFLINE say.
+        prediction_type: overrides the model's own: "epsilon", "v_prediction" or "sample".
+        ema: a single file's averaged weights.
+        tokenizer: a folder or hub id, instead of the model's own.
+        config: of a single file: a diffusers folder or hub id with its configurations, or its original `.yaml`.
+    """
+
+    revision: str | None
+    variant: str | None
+    offline: bool | None
+    prediction_type: str | None
+    ema: bool
+    tokenizer: str | Path | None
+    config: str | Path | None
 
 
 def load(
@@ -61,13 +97,7 @@ def load(
     *,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
-    revision: str | None = None,
-    variant: str | None = None,
-    offline: bool | None = None,
-    prediction_type: str | None = None,
-    ema: bool = False,
-    tokenizer: str | Path | None = None,
-    config: str | Path | None = None,
+    **options: Unpack[ModelOptions],
 ) -> Bundle:
     """Load a model, and tell the process to keep freed memory (see `lienzo.memory`).
 
@@ -81,13 +111,7 @@ def load(
         dtype: "fp32", "fp16", "bf16" or a torch dtype. None: fp32 on the CPU, where half precision is slower; the
             file's own elsewhere.
         device: "cpu", "cuda", "cuda:1", "mps".
-        revision: branch, tag or commit of a hub id.
-        variant: "fp16" and the like, of a folder or hub id.
-        offline: never use the network. None: as the environment's LIENZO_OFFLINE or HF_HUB_OFFLINE say.
-        prediction_type: overrides the model's own: "epsilon", "v_prediction" or "sample".
-        ema: a single file's averaged weights.
-        tokenizer: a folder or hub id, instead of the model's own.
-        config: of a single file: a diffusers folder or hub id with its configurations, or its original `.yaml`.
+        options: revision, variant, offline, prediction_type, ema, tokenizer, config; see `ModelOptions`.
 
     Returns:
         Networks in evaluation mode that need no gradients; `notes` says what is odd.
@@ -101,18 +125,7 @@ def load(
     """
     place, kind = _device(device), _dtype(dtype)
     keep_freed_memory()
-    opened = open_model(
-        model,
-        revision=revision,
-        variant=variant,
-        offline=offline,
-        prediction_type=prediction_type,
-        ema=ema,
-        tokenizer=tokenizer,
-        config=config,
-    )
-    for warning in opened.warnings:
-        warnings.warn(f"{opened.name}: {warning}.", stacklevel=2)
+    opened = _opened(model, options)
     return opened.build(dtype=kind, device=place)
 
 
@@ -128,13 +141,17 @@ def open_model(
     config: str | Path | None = None,
     with_tokenizer: bool = True,
 ) -> Model:
-    """Open a model without building its networks: reads headers and configurations only. Arguments as for `load`."""
+    """Open a model without building its networks: reads headers and configurations only. Options as for `load`."""
     name, path, from_hub = _locate(model, revision=revision, variant=variant, offline=offline)
     if revision is not None and not from_hub:
-        raise RequestError(f"revision={revision!r} applies to hub ids only; {name} is on this machine.")
+        raise RequestError(
+            f"revision: got {revision!r}; {name} is on this machine, and revisions are for hub ids only. Leave it out."
+        )
     if path.is_file():
         if variant is not None:
-            raise RequestError(f"variant={variant!r} applies to folders and hub ids only; {name} is one file.")
+            raise RequestError(
+                f"variant: got {variant!r}; {name} is one file, and variants are for folders and hub ids only. Leave it out."
+            )
         return open_single_file(
             path,
             name=name,
@@ -147,7 +164,9 @@ def open_model(
         )
     for option, value in (("ema", ema or None), ("config", config)):
         if value is not None:
-            raise RequestError(f"{option}={value!r} applies to single files only; {name} is a folder.")
+            raise RequestError(
+                f"{option}: got {str(value)!r}; {name} is a folder, and {option} is for single files only. Leave it out."
+            )
     opened = open_folder(path, name=name, variant=variant, with_tokenizer=with_tokenizer and tokenizer is None)
     if tokenizer is not None and with_tokenizer:
         opened = replace(opened, tokenizer=load_tokenizer(tokenizer, offline=offline))
@@ -162,32 +181,16 @@ def convert(
     *,
     dtype: str | torch.dtype | None = None,
     overwrite: bool = False,
-    revision: str | None = None,
-    variant: str | None = None,
-    offline: bool | None = None,
-    prediction_type: str | None = None,
-    ema: bool = False,
-    tokenizer: str | Path | None = None,
-    config: str | Path | None = None,
+    **options: Unpack[ModelOptions],
 ) -> Path:
     """Write a model in the other layout, or in another dtype; without a dtype every weight keeps its bits.
 
     Args:
         out: a `.safetensors` file (its tokenizer goes into `<stem>.tokenizer` beside it) or a folder.
-        dtype, overwrite: see `save`; the others as for `load`.
+        dtype, overwrite: see `save`.
+        options: as for `load`.
     """
-    opened = open_model(
-        model,
-        revision=revision,
-        variant=variant,
-        offline=offline,
-        prediction_type=prediction_type,
-        ema=ema,
-        tokenizer=tokenizer,
-        config=config,
-    )
-    for warning in opened.warnings:
-        warnings.warn(f"{opened.name}: {warning}.", stacklevel=2)
+    opened = _opened(model, options)
     return save(opened, out, dtype=_dtype(dtype), overwrite=overwrite)
 
 
@@ -201,7 +204,7 @@ def inspect(
 ) -> ModelReport:
     """Describe a model. Every weight is read once, for the digest, and given back to the system after."""
     opened = open_model(model, revision=revision, variant=variant, offline=offline, config=config, with_tokenizer=False)
-    odd = [*opened.warnings, *opened.notes]
+    odd = [*opened.warnings]
     dtypes = {}
     for part in COMPONENTS:
         opened.forget_pages()
@@ -221,12 +224,21 @@ def inspect(
         digest=digest,
         native_size=_native_size(opened),
         odd=tuple(odd),
+        notes=opened.notes,
     )
 
 
 def find_models(folders: tuple[str | Path, ...] = ()) -> list[Found]:
     """Models at hand: the embedded one, the hub cache's, and those in `folders`."""
     return hub.find_models(folders, embedded=_embedded())
+
+
+def _opened(model: str | Path | None, options: ModelOptions) -> Model:
+    """The opened model, its warnings given to the caller of this function's caller."""
+    opened = open_model(model, **options)
+    for warning in opened.warnings:
+        warnings.warn(f"{opened.name}: {warning}.", stacklevel=3)
+    return opened
 
 
 def _native_size(opened: Model) -> tuple[int, int]:
@@ -250,7 +262,7 @@ def _locate(
         return str(model), hub.fetch(str(model), revision=revision, variant=variant, offline=offline), True
     if isinstance(model, str) and model.isidentifier():
         raise ModelNotFoundError(
-            f"No model {model!r}: {nearest(model, [EMBEDDED])} Or give a folder, a file or a hub id."
+            f"No model {model!r}. {nearest(model, [EMBEDDED])} Or give a folder, a file or a hub id."
         )
     raise ModelNotFoundError(f"No such folder or file: {model}. A hub id has the form organisation/name.")
 
@@ -264,7 +276,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
         return dtype  # type: ignore[return-value]
     names = {**DTYPES, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if not isinstance(dtype, str) or dtype not in names:
-        raise RequestError(f"dtype={str(dtype)!r}: {nearest(str(dtype), DTYPES)}")
+        raise RequestError(f"dtype: got {str(dtype)!r}; there is no such dtype. {nearest(str(dtype), DTYPES)}")
     return names[dtype]
 
 
@@ -275,7 +287,7 @@ def _device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise RequestError(
-            f"device={str(device)!r} cannot be used here: {reason}. This machine has: {', '.join(_devices())}."
+            f"device: got {str(device)!r}; it cannot be used here: {reason}. This machine has: {', '.join(_devices())}."
         ) from None
     return place
 

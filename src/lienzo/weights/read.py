@@ -121,8 +121,8 @@ def _safetensors(path: Path, mapped: mmap.mmap) -> Checkpoint:
     (length,) = struct.unpack("<Q", mapped[:8])
     if length > MAX_HEADER or 8 + length > len(mapped):
         raise FormatError(
-            f"{path}: the header says it is {length} bytes long, but the file has {len(mapped)} "
-            f"(and a header at most {MAX_HEADER}). The file is cut off or damaged: fetch it again."
+            f"{path} is damaged, cut off or no safetensors file: it claims a header of {length:,} bytes, and the whole "
+            f"file has {len(mapped):,} (a header at most {MAX_HEADER:,}). Fetch it again, or name another file."
         )
     try:
         header = json.loads(mapped[8 : 8 + length].decode("utf-8"), object_pairs_hook=_no_duplicates)

@@ -54,17 +54,14 @@ def save(model: Bundle | Model, out: str | Path, *, dtype: torch.dtype | None = 
     if out.suffix in (".ckpt", ".pt", ".pth", ".bin"):
         raise FormatError(f"{out}: pickles are not written. Name a .safetensors file or a folder.")
     if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists already. Choose another name or allow overwriting.")
-    if isinstance(model, Bundle):
-        configs, tensors = bundle_configs(model), model.state_dicts()
-    else:
-        configs, tensors = model.configs, {part: dict(model.tensors[part]) for part in COMPONENTS}
+        raise OutputError(
+            f"{out} exists already. Choose another name, or allow overwriting (--force; in Python overwrite=True)."
+        )
     if model.tokenizer is None:
         raise ValueError(f"{model.name} was opened without its tokenizer.")
-    if out.suffix == ".safetensors":
-        _save_file(out, configs, tensors, model.tokenizer, dtype)
-    else:
-        _save_folder(out, configs, tensors, model.tokenizer, dtype)
+    opened = _as_opened(model) if isinstance(model, Bundle) else model
+    write = _save_file if out.suffix == ".safetensors" else _save_folder
+    write(out, opened, model.tokenizer, dtype)
     return out
 
 
@@ -75,6 +72,17 @@ def bundle_configs(bundle: Bundle) -> Configs:
         unet=bundle.unet.config,
         vae=bundle.vae.config,
         scheduler=bundle.schedule.config,
+    )
+
+
+def _as_opened(bundle: Bundle) -> Model:
+    return Model(
+        name=bundle.name,
+        kind="bundle",
+        configs=bundle_configs(bundle),
+        tensors=bundle.state_dicts(),
+        tokenizer=bundle.tokenizer,
+        files=(),
     )
 
 
@@ -123,13 +131,8 @@ def write_tensors(
         os.fsync(file.fileno())
 
 
-def _save_file(
-    out: Path,
-    configs: Configs,
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    tokenizer: Tokenizer,
-    dtype: torch.dtype | None,
-) -> None:
+def _save_file(out: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dtype | None) -> None:
+    configs, tensors = model.configs, model.tensors
     layout = "open_clip" if configs.text_encoder.hidden_act == "gelu" else "clip"
     rules: dict[str, tuple[str, Rule]] = {
         rule.theirs: (part, rule)
@@ -156,13 +159,8 @@ def _save_file(
         write_tensors(path, shapes, get, dtype=dtype, metadata=metadata)
 
 
-def _save_folder(
-    out: Path,
-    configs: Configs,
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    tokenizer: Tokenizer,
-    dtype: torch.dtype | None,
-) -> None:
+def _save_folder(out: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dtype | None) -> None:
+    configs, tensors = model.configs, model.tensors
     with _placed(out) as folder:
         for path in (folder, *(folder / part for part in (*COMPONENTS, "scheduler", "tokenizer"))):
             path.mkdir()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lienzo.diffusion.schedule import Schedule, ScheduleConfig
-from lienzo.errors import ConfigError, FormatError, InputError, ModelNotFoundError, WeightsError
+from lienzo.errors import ConfigError, FormatError, InputError, MissingExtraError, ModelNotFoundError, WeightsError
 from lienzo.models.clip import TextConfig
 from lienzo.models.tokenizer import Tokenizer
 from lienzo.models.unet import UNetConfig
@@ -423,7 +423,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         import yaml  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
-        raise ConfigError(f"{path}: reading it needs PyYAML: pip install pyyaml; or give config=FOLDER.") from None
+        raise MissingExtraError(f'{path}: .yaml files need PyYAML: pip install "lienzo[yaml]".') from None
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         return dict(data["model"]["params"])

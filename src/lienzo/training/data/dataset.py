@@ -182,8 +182,7 @@ def load_data(config: DataConfig, tell: Tell = lambda done, of: None) -> Dataset
             where = ", ".join(str(source.path) for source in places)
             why = "; ".join(f"{s.key}: {s.reason} {s.detail}".strip() for s in skipped[:5])
             raise DataError(
-                f"{where}: no {what} is left to train on. {len(skipped)} skipped{': ' + why if why else ''}. "
-                "`lienzo data report` lists them all."
+                f"{where}: no {what} is left to train on. {len(skipped)} skipped{': ' + why if why else ''}."
             )
     return Dataset(
         config=config,
