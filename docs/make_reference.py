@@ -34,6 +34,7 @@ MODULES = (
     "lienzo.diffusion.guidance",
     "lienzo.diffusion.samplers",
     "lienzo.diffusion.loss",
+    "lienzo.training.data",
     "lienzo.models.bundle",
     "lienzo.models.tokenizer",
     "lienzo.models.clip",
@@ -245,14 +246,22 @@ def fenced(text: str, language: str = "text") -> str:
 
 def cli_page() -> str:
     """`--help` of every command."""
-    root = click.Context(lienzo, info_name="lienzo", terminal_width=WIDTH, max_content_width=WIDTH)
     parts = ["# Command line", "What `--help` says. `python -m lienzo` is the same as `lienzo`."]
-    parts += ["## lienzo", fenced(helped(lienzo, root))]
-    for name in lienzo.list_commands(root):
-        command = lienzo.commands[name]
-        context = click.Context(command, info_name=name, parent=root, terminal_width=WIDTH, max_content_width=WIDTH)
-        parts += [f"## lienzo {name}", fenced(helped(command, context))]
+    for path, command, context in commands("lienzo", lienzo, None):
+        parts += [f"## {path}", fenced(helped(command, context))]
     return "\n\n".join(parts)
+
+
+def commands(
+    path: str, command: click.Command, parent: click.Context | None
+) -> Iterator[tuple[str, click.Command, click.Context]]:
+    """A command and those below it, with what is typed for them."""
+    name = path.rpartition(" ")[2]
+    context = click.Context(command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH)
+    yield path, command, context
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            yield from commands(f"{path} {inner}", command.commands[inner], context)
 
 
 def helped(command: click.Command, context: click.Context) -> str:

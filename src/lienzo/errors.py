@@ -5,6 +5,7 @@ LienzoError
 │   ├── RequestError            a field of the request: size, steps, guidance, prompt ...
 │   ├── ImageError              an input picture that cannot be read or used
 │   ├── ConfigError             a configuration file: unknown key, unsupported value
+│   ├── DataError               training data that cannot be found or read, or of which nothing is left
 │   ├── MetadataError           a picture without (or with damaged) lienzo metadata
 │   └── MissingExtraError       the feature needs an optional dependency
 ├── WeightsError                a model that cannot be loaded
@@ -38,6 +39,10 @@ class ImageError(InputError):
 
 class ConfigError(InputError):
     """A configuration with an unknown key or an unsupported value."""
+
+
+class DataError(InputError):
+    """Training data that cannot be found or read, or of which nothing is left."""
 
 
 class MetadataError(InputError):

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -44,10 +45,17 @@ def test_every_setting_of_a_request() -> None:
         assert OPTIONS[name] in code(row[1]), name
 
 
+def every_command(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from every_command(inner)
+
+
 def test_every_option_of_the_command_line() -> None:
     text = code(prose(SETTINGS))
     options: set[str] = {"--help"}
-    for command in (lienzo, *lienzo.commands.values()):
+    for command in every_command(lienzo):
         assert command.name in text
         for parameter in command.params:
             if isinstance(parameter, click.Option):

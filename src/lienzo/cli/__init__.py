@@ -11,6 +11,7 @@ import click
 
 from lienzo import __version__
 from lienzo.cli import signals
+from lienzo.cli.data import data
 from lienzo.cli.doctor import doctor
 from lienzo.cli.evaluate import evaluate
 from lienzo.cli.generate import as_options, generate
@@ -76,7 +77,7 @@ def lienzo() -> None:
     """
 
 
-for command in (generate, evaluate, inspect, convert, models, samplers, doctor):
+for command in (generate, evaluate, inspect, convert, models, samplers, data, doctor):
     lienzo.add_command(command)
 
 
