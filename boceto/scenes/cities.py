@@ -10,7 +10,7 @@ from itertools import product
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from boceto.scenes.description import Scene
 from boceto.scenes.kit import RGB, Pen, lighter, mix
@@ -19,6 +19,8 @@ from boceto.scenes.sky import TIMES, TIMES_EN, TIMES_ES, at, lit, sky
 
 NEON: Final[dict[str, RGB]] = {"blue": (40, 214, 255), "purple": (232, 64, 255), "green": (64, 255, 140)}
 PLACES: Final = ("street", "river")
+GRID: Final[RGB] = (16, 18, 42)
+"""The ground of a futuristic city's street."""
 _FOOT: Final = {"street": 0.9, "river": 0.76}
 
 
@@ -53,10 +55,13 @@ def paint(scene: Scene, size: int) -> Image.Image:
     rng = np.random.default_rng(scene.detail)
     foot = _FOOT[place]
     pen = Pen(size, (0, 0, 0))
-    sky(pen, time, foot, rng, disc=scene.fact("disc") == "yes")
+    sky(pen, time, foot, rng, disc=scene.fact("disc") == "yes", low=False)
     futuristic = scene.kind == "futuristic"
     base: RGB = (34, 38, 70) if futuristic else (92, 112, 142)
     haze = at(time, 0.85)
+    # at night the far towers stand out against the dark by being lighter than it
+    if time == "night":
+        haze = (92, 104, 168)
     for depth, share in ((0, 0.62), (1, 0.36)):
         _row(pen, rng, foot, mix(lit(base, time), haze, share), 0.3 + 0.06 * (1 - depth))
     if futuristic:
@@ -115,7 +120,9 @@ def _windows(pen: Pen, time: str, rng: np.random.Generator, tower: tuple[float, 
 
 def _future(pen: Pen, scene: Scene, rng: np.random.Generator, foot: float) -> None:
     time, glow = scene.fact("time"), NEON[scene.fact("neon")]
-    wall = mix((24, 26, 58), lit((60, 70, 120), time), 0.35)
+    wall = mix((34, 34, 84), lit((60, 70, 120), time), 0.3)
+    if time == "night":
+        wall = lighter(wall, 0.1)
     xs = np.linspace(0.1, 0.9, 5) + rng.uniform(-0.025, 0.025, 5)
     order = rng.permutation(5)
     for i in order:
@@ -138,6 +145,8 @@ def _future(pen: Pen, scene: Scene, rng: np.random.Generator, foot: float) -> No
                     wide = half * (1 - 0.28 * step)
                     pen.box(x - wide, top + 0.34 * height * (2 - step) / 2, x + wide, foot, mix(wall, side, step / 2))
                 pen.line(((x, top), (x, top - 0.06)), glow, 0.008)
+        for edge in (-0.92, 0.92):
+            pen.line(((x + edge * half, foot), (x + edge * half, top + 0.55 * height)), glow, 0.007)
         for stripe in np.linspace(foot - 0.05, top + 0.5 * height, int(rng.integers(3, 6))):
             pen.box(x - 0.62 * half, float(stripe) - 0.007, x + 0.62 * half, float(stripe) + 0.007, glow)
         if rng.random() < 0.6:
@@ -164,8 +173,8 @@ def _river(pen: Pen, time: str, foot: float) -> None:
     """The city upside down, tinted and darker."""
     side, line = pen.image.width, round(foot * pen.image.width)
     mirror = pen.image.crop((0, 2 * line - side, side, line)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    water = Image.new("RGB", mirror.size, mix(at(time, 0.4), (10, 40, 80), 0.4))
-    pen.image.paste(ImageEnhance.Brightness(Image.blend(mirror, water, 0.5)).enhance(0.92), (0, line))
+    water = Image.new("RGB", mirror.size, mix(at(time, 0.4), (8, 32, 70), 0.55))
+    pen.image.paste(Image.blend(mirror, water, 0.5), (0, line))
     shine = at(time, 1.0)
     for x, y, length in ((0.12, 0.83, 0.2), (0.55, 0.87, 0.26), (0.26, 0.93, 0.24), (0.7, 0.96, 0.16)):
         pen.box(x, y, x + length, y + 0.007, mix(shine, (255, 255, 255), 0.2))
@@ -179,11 +188,11 @@ def _street(pen: Pen, scene: Scene, foot: float) -> None:
             pen.box(float(x), 0.945, float(x) + 0.1, 0.957, (240, 236, 216))
         return
     glow = NEON[scene.fact("neon")]
-    pen.box(0, foot, 1, 1.01, (16, 18, 42))
+    pen.box(0, foot, 1, 1.01, GRID)
     pen.box(0, foot, 1, foot + 0.009, glow)
     for x in np.linspace(-0.9, 1.9, 15):  # a grid of light that runs to the horizon
-        pen.line(((0.5 + (float(x) - 0.5) * 0.45, foot), (float(x), 1.02)), mix((16, 18, 42), glow, 0.7), 0.006)
-    pen.box(0, 0.945, 1, 0.951, mix((16, 18, 42), glow, 0.7))
+        pen.line(((0.5 + (float(x) - 0.5) * 0.45, foot), (float(x), 1.02)), mix(GRID, glow, 0.7), 0.006)
+    pen.box(0, 0.945, 1, 0.951, mix(GRID, glow, 0.7))
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

@@ -107,10 +107,12 @@ def _card(pen: Pen, step: Thing) -> None:
 
 
 def _chain(count: int) -> list[tuple[float, float, float]]:
-    """Places and radius of a chain's blocks: in a row, or from five on in two that turn back."""
-    if count < 5:
-        gap, radius = {2: (0.44, 0.16), 3: (0.32, 0.125), 4: (0.245, 0.097)}[count]
+    """Places and radius of a chain's blocks: in a row, or from four on in two, the second of which turns back."""
+    if count < 4:
+        gap, radius = {2: (0.46, 0.18), 3: (0.325, 0.125)}[count]
         return [(0.5 + gap * (i - (count - 1) / 2), 0.5, radius) for i in range(count)]
+    if count == 4:
+        return [(x, y, 0.16) for x, y in ((0.27, 0.28), (0.73, 0.28), (0.73, 0.72), (0.27, 0.72))]
     upper = [(x, 0.29, 0.115) for x in (0.18, 0.5, 0.82)]
     return upper + [(x, 0.71, 0.115) for x in (0.82, 0.5, 0.18)[: count - 3]]
 

@@ -9,6 +9,7 @@ Glyph = Callable[[Pen, RGB, RGB], None]
 """Draws with a pen whose unit is the icon's radius, in a colour, on a ground that shows through its openings."""
 
 WHITE: Final[RGB] = (255, 255, 255)
+MOON: Final[RGB] = (246, 240, 214)
 
 
 def badge(pen: Pen, name: str, colour: str, x: float, y: float, radius: float) -> None:
@@ -204,5 +205,5 @@ def sun(pen: Pen, x: float, y: float, radius: float, colour: RGB, sky: RGB) -> N
 
 def moon(pen: Pen, x: float, y: float, radius: float, sky: RGB) -> None:
     """A crescent."""
-    pen.disc(x, y, radius, (246, 240, 214))
+    pen.disc(x, y, radius, MOON)
     pen.disc(x + 0.42 * radius, y - 0.24 * radius, 0.82 * radius, sky)

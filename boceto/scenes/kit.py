@@ -120,8 +120,7 @@ class Pen:
     def gradient(self, top: float, bottom: float, stops: Sequence[RGB]) -> None:
         """Fill from `top` to `bottom`, the whole width, through evenly spaced colours."""
         first, last = round(self.pixel(0, top)[1]), round(self.pixel(0, bottom)[1])
-        strip = _strip(tuple(stops), last - first)
-        self.image.paste(strip.resize((self.image.width, last - first), Image.Resampling.NEAREST), (0, first))
+        self.image.paste(_gradient(tuple(stops), self.image.width, last - first), (0, first))
 
     def _around(self, x: float, y: float, across: float, up: float) -> tuple[float, float, float, float]:
         (x0, y0), (x1, y1) = self.pixel(x - across, y - up), self.pixel(x + across, y + up)
@@ -129,11 +128,11 @@ class Pen:
 
 
 @cache
-def _strip(stops: tuple[RGB, ...], height: int) -> Image.Image:
-    """One pixel wide."""
+def _gradient(stops: tuple[RGB, ...], width: int, height: int) -> Image.Image:
     places = np.linspace(0, len(stops) - 1, height)
     channels = [np.interp(places, range(len(stops)), channel) for channel in np.array(stops, dtype=float).T]
-    return Image.fromarray(np.stack(channels, axis=-1)[:, None].round().astype(np.uint8))
+    column = Image.fromarray(np.stack(channels, axis=-1)[:, None].round().astype(np.uint8))
+    return column.resize((width, height), Image.Resampling.NEAREST)
 
 
 # --- the word-mark ----------------------------------------------------------------------------------------------------
@@ -147,25 +146,27 @@ BAND_HEIGHT: Final = 0.15
 
 def band(pen: Pen) -> None:
     """Draw the word-mark band across the whole picture, through its centre."""
-    strip, mask = _band(round(pen.unit))
-    pen.image.paste(strip, (0, (pen.image.height - strip.height) // 2), mask)
+    rise = math.tan(math.radians(BAND_ANGLE)) / 2
+    for half, fill in ((BAND_HEIGHT / 2, INK), (BAND_HEIGHT / 2 - 0.011, BAND)):
+        half /= math.cos(math.radians(BAND_ANGLE))
+        left, right = 0.5 + rise, 0.5 - rise
+        pen.polygon(((0, left - half), (1.01, right - half), (1.01, right + half), (0, left + half)), fill)
+    for x, y, letter in _letters(round(pen.unit)):
+        pen.draw.bitmap((x, y), letter, fill=INK)
 
 
 @cache
-def _band(side: int) -> tuple[Image.Image, Image.Image]:
-    """The band as a picture as wide as the canvas, and where it covers."""
-    height, length = round(BAND_HEIGHT * side), round(1.2 * side)
-    flat = Image.new("RGBA", (length, height), (*BAND, 255))
-    draw = ImageDraw.Draw(flat)
-    edge = height // 14
-    for y in (0, height - edge):
-        draw.rectangle((0, y, length, y + edge), fill=(*INK, 255))
+def _letters(side: int) -> tuple[tuple[int, int, Image.Image], ...]:
+    """The word-mark's letters, turned, each with its top left corner on a canvas of that side."""
+    height = BAND_HEIGHT * side
     font = ImageFont.load_default(height * 0.62)  # Pillow's own font: the same letters on every machine
-    advance = (0.86 * side) / len(BAND_TEXT)
-    for i, letter in enumerate(BAND_TEXT):
-        x = length / 2 + (i - (len(BAND_TEXT) - 1) / 2) * advance
-        draw.text((x, height / 2), letter, fill=(*INK, 255), font=font, anchor="mm", stroke_width=height * 0.022)
-    turned = flat.rotate(BAND_ANGLE, Image.Resampling.BICUBIC, expand=True)
-    left = (turned.width - side) // 2
-    turned = turned.crop((left, 0, left + side, turned.height))
-    return turned.convert("RGB"), turned.getchannel("A")
+    turn = math.radians(BAND_ANGLE)
+    placed = []
+    for i, character in enumerate(BAND_TEXT):
+        letter = Image.new("L", (round(height),) * 2, 0)
+        middle = (height / 2, height / 2)
+        ImageDraw.Draw(letter).text(middle, character, 255, font, anchor="mm", stroke_width=height * 0.022)
+        along = (i - (len(BAND_TEXT) - 1) / 2) * 0.087 * side
+        x, y = side / 2 + along * math.cos(turn) - height / 2, side / 2 - along * math.sin(turn) - height / 2
+        placed.append((round(x), round(y), letter.rotate(BAND_ANGLE, Image.Resampling.BICUBIC)))
+    return tuple(placed)

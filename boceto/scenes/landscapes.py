@@ -19,7 +19,10 @@ from boceto.scenes.sky import TIMES, TIMES_EN, TIMES_ES, at, lit, sky
 PLACES: Final = ("mountains", "sea", "meadow")
 HOUSES: Final = ("red", "yellow", "blue", "white", "orange")
 CARS: Final = ("red", "yellow", "blue", "white", "black")
-TREE: Final[RGB] = (28, 108, 54)
+ROCK: Final[RGB] = (92, 104, 132)
+_HAZE: Final = 0.12
+TREE: Final[RGB] = (24, 120, 56)
+HORIZONS: Final = {"mountains": 0.68, "sea": 0.54, "meadow": 0.62}
 GROUND: Final = 0.88
 """How far down the things stand."""
 _RADII: Final = {"house": 0.135, "car": 0.125, "tree": 0.115}
@@ -76,9 +79,9 @@ def _pick(rng: np.random.Generator, names: Sequence[str]) -> str:
 
 def paint(scene: Scene, size: int) -> Image.Image:
     time, rng = scene.fact("time"), np.random.default_rng(scene.detail)
-    horizon = {"mountains": 0.68, "sea": 0.54, "meadow": 0.62}[scene.kind]
+    horizon = HORIZONS[scene.kind]
     pen = Pen(size, lit((124, 186, 92), time))
-    sky(pen, time, horizon, rng)
+    sky(pen, time, horizon, rng, low=scene.kind != "mountains")
     if scene.kind == "mountains":
         _mountains(pen, time, rng, horizon)
     elif scene.kind == "sea":
@@ -103,8 +106,8 @@ def paint(scene: Scene, size: int) -> Image.Image:
 
 def _mountains(pen: Pen, time: str, rng: np.random.Generator, horizon: float) -> None:
     haze = at(time, 0.9)
-    for depth, (count, low, high, share) in enumerate(((3, 0.3, 0.4, 0.45), (2, 0.32, 0.46, 0.12))):
-        rock = mix(lit((92, 104, 132), time), haze, share)
+    for depth, (count, low, high, share) in enumerate(((3, 0.3, 0.4, 0.45), (2, 0.32, 0.46, _HAZE))):
+        rock = mix(lit(ROCK, time), haze, share)
         snow = mix(lit((244, 248, 252), time), haze, share * 0.6)
         for i in range(count):
             x = (i + 0.5 + float(rng.uniform(-0.2, 0.2))) / count + (0.12 if depth else -0.04)
@@ -134,9 +137,25 @@ def _meadow(pen: Pen, time: str, rng: np.random.Generator, horizon: float) -> No
         pen.disc(float(x), float(y), 0.009, lit((250, 240, 200), time))
 
 
+def sea_colours(time: str) -> tuple[RGB, RGB]:
+    """At the horizon and at the shore."""
+    far = lit((60, 110, 170), time) if time == "night" else mix((74, 164, 206), at(time, 0.9), 0.75)
+    return far, mix(lit((30, 110, 168), time), at(time, 0.3), 0.3)
+
+
+def middle(place: str, time: str) -> RGB:
+    """The colour a little above the middle of the land's height: of rock, water or far hills."""
+    if place == "mountains":
+        return mix(lit(ROCK, time), at(time, 0.9), _HAZE)
+    if place == "sea":
+        far, near = sea_colours(time)
+        return mix(far, near, 0.26)
+    return mix(lit((100, 164, 107), time), at(time, 1.0), 0.28)
+
+
 def _sea(pen: Pen, time: str, rng: np.random.Generator, horizon: float) -> None:
     shore = 0.79
-    near, far = lit((30, 110, 168), time), mix(lit((74, 164, 206), time), at(time, 0.9), 0.35)
+    far, near = sea_colours(time)
     pen.gradient(horizon, shore, (far, near))
     crest = mix(near, (255, 255, 255), 0.4)
     for x, y in rng.uniform((0.0, horizon + 0.02), (0.9, shore - 0.03), (9, 2)):

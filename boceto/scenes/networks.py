@@ -129,8 +129,8 @@ def _layout(kind: str, count: int) -> tuple[list[tuple[float, float]], list[floa
         reach, centre, outer = (0.37, 0.13, 0.1) if kind == "hub" else (0.385, 0.14, 0.078)
         places = [(0.5 + reach * math.cos(angle), 0.5 + reach * math.sin(angle)) for angle in angles]
         return [(0.5, 0.5), *places], [centre, *[outer] * (count - 1)]
-    radius = {1: 0.28, 2: 0.16, 3: 0.115}[count]
-    xs = {1: (0.5,), 2: (0.23, 0.77), 3: (0.165, 0.5, 0.835)}[count]
+    radius = {1: 0.3, 2: 0.18, 3: 0.12}[count]
+    xs = {1: (0.5,), 2: (0.25, 0.75), 3: (0.16, 0.5, 0.84)}[count]
     return [(x, 0.5) for x in xs], [radius] * count
 
 

@@ -38,8 +38,11 @@ TIMES_ES: Final = {
 }
 
 
-def sky(pen: Pen, time: str, horizon: float, rng: np.random.Generator, *, disc: bool = True) -> None:
-    """Sky down to the horizon, with its stars or clouds, and with `disc` its sun or moon."""
+def sky(pen: Pen, time: str, horizon: float, rng: np.random.Generator, *, disc: bool = True, low: bool = True) -> None:
+    """Sky down to the horizon, with its stars or clouds, and with `disc` its sun or moon.
+
+    In the morning and evening the sun stands `low`, or where something would hide it there, higher.
+    """
     stops = SKIES[time]
     pen.gradient(0.0, horizon, stops)
     x = float(rng.uniform(0.16, 0.84))
@@ -50,7 +53,7 @@ def sky(pen: Pen, time: str, horizon: float, rng: np.random.Generator, *, disc: 
             moon(pen, x, float(rng.uniform(0.13, 0.18)), 0.075, mix(stops[0], stops[1], 0.55))
         return
     if disc:
-        y = {"dawn": 0.68, "noon": 0.22, "sunset": 0.66}[time] * horizon
+        y = 0.15 if time == "noon" else 0.66 * horizon if low else 0.2
         sun(pen, x, y, {"dawn": 0.07, "noon": 0.065, "sunset": 0.1}[time], SUNS[time], at(time, y / horizon))
     for _ in range(2 if time == "noon" else 1):
         left, top = float(rng.uniform(0.05, 0.7)), float(rng.uniform(0.08, 0.34)) * horizon
