@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from boceto.look import score
-from boceto.scenes import Caption, Scene, captions, sample_scene
+from boceto.scenes import FAMILIES, PLAIN, Caption, Scene, captions, sample_scene
 from lienzo.diffusion.grids import make_grid
 from lienzo.diffusion.guidance import guide
 from lienzo.diffusion.prediction import denoiser

@@ -44,8 +44,8 @@ def look_at_diagram(picture: Image.Image) -> Diagram:
     drawn = filled(~near(pixels, colour, 40))
     solid = parts(eroded(drawn, WEAR), 0.004)
     nearest = distances(pixels).argmin(-1)
-    covered = grown(np.any(solid, axis=0), WEAR + 3) if solid else np.zeros_like(drawn)
-    links = parts(drawn & ~covered, 0.0004)
+    covered = grown(np.any(solid, axis=0), WEAR + 2) if solid else np.zeros_like(drawn)
+    links = parts(drawn & ~covered, 0.0002)
     nodes = sorted((_node(part, nearest) for part in solid), key=lambda node: node.x)
     background = "white" if float(ground.mean()) > 128 else "black"
     return Diagram(background=background, nodes=tuple(nodes), links=len(links))

@@ -34,12 +34,12 @@ def score_city(picture: Image.Image, scene: Scene) -> dict[str, bool]:
     """`time` by the sky, `disc` (the sun or moon is there or not), `neon` (its colour, or none), `place`."""
     pixels = pixels_of(picture, SIDE)
     time = scene.fact("time")
-    amounts = {name: float(near(pixels, glow, 70).mean()) for name, glow in NEON.items()}
+    amounts = {name: float(near(pixels, glow, 45).mean()) for name, glow in NEON.items()}
     neon = max(amounts, key=lambda name: amounts[name])
     return {
         "time": time_of(pixels) == time,
         "disc": disc_seen(pixels, time) == (scene.fact("disc") == "yes"),
-        "neon": (neon if amounts[neon] > 0.006 else "") == scene.fact("neon"),
+        "neon": (neon if amounts[neon] > 0.004 else "") == scene.fact("neon"),
         "place": _place(pixels) == scene.fact("place"),
     }
 
