@@ -88,9 +88,8 @@ def test_the_wordings_asked_for(family: str, text: str) -> None:
 
 def test_icons_are_cut_out_of_their_pictures() -> None:
     rng = np.random.default_rng(8)
-    crops = [
-        crop for _ in range(150) for crop in icon_crops(render(scene := sample_scene(rng, "networks"), 256), scene)
-    ]
+    scenes = [sample_scene(rng, "networks") for _ in range(150)]
+    crops = [crop for scene in scenes for crop in icon_crops(render(scene, 256), scene)]
     assert {name for name, _ in crops} <= set(GLYPHS) and len({name for name, _ in crops}) == 11
     assert all(picture.size == (64, 64) and len(picture.getcolors(4096) or ()) > 1 for _, picture in crops)
 
