@@ -6,8 +6,7 @@ Every prompt shows a combination that training never saw. A program scores the p
 import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from boceto.look import Score, score
-from boceto.scenes import Caption, Scene, captions, sample_scene
+from boceto.look import score
+from boceto.scenes import FAMILIES, PLAIN, Caption, Scene, captions, sample_scene
 from lienzo.diffusion.grids import make_grid
 from lienzo.diffusion.guidance import guide
 from lienzo.diffusion.prediction import denoiser
@@ -30,12 +29,12 @@ Figures = dict[str, dict[str, Any]]
 STEPS, GUIDANCE, SAMPLER = 20, 3.0, "dpmpp_2m"
 
 
-def held_out_prompts(count: int, seed: int) -> list[tuple[Scene, Caption]]:
-    """Held-out scenes, each with one of its wordings; English and Spanish in turn."""
+def held_out_prompts(count: int, seed: int, family: str = PLAIN) -> list[tuple[Scene, Caption]]:
+    """Held-out scenes of a family, each with one of its wordings; English and Spanish in turn."""
     rng = np.random.default_rng(seed)
     chosen = []
     for i in range(count):
-        scene = sample_scene(rng, holdout=True)
+        scene = sample_scene(rng, family, holdout=True)
         wordings = [caption for caption in captions(scene) if caption.language == ("en", "es")[i % 2]]
         chosen.append((scene, wordings[rng.integers(len(wordings))]))
     return chosen
@@ -81,16 +80,16 @@ def wilson(right: int, of: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def figures(scores: Sequence[tuple[Scene, Caption, Score]]) -> Figures:
+def figures(scores: Sequence[tuple[Scene, Caption, Mapping[str, bool]]]) -> Figures:
     """How often each attribute is right, with its interval; and everything right, by kind of scene and by language."""
     rows: dict[str, list[bool]] = {}
-    for scene, caption, result in scores:
-        kind = "relation" if scene.relation else "alone" if len(scene.things) == 1 else "counted"
-        for name, right in {**asdict(result), "everything": result.all}.items():
-            if right is not None:
-                rows.setdefault(name, []).append(right)
-        rows.setdefault(f"everything, {kind}", []).append(result.all)
-        rows.setdefault(f"everything, {caption.language}", []).append(result.all)
+    for scene, caption, marks in scores:
+        everything = all(marks.values())
+        kind = scene.kind or ("relation" if scene.relation else "alone" if len(scene.things) == 1 else "counted")
+        for name, right in {**marks, "everything": everything}.items():
+            rows.setdefault(name, []).append(right)
+        rows.setdefault(f"everything, {kind}", []).append(everything)
+        rows.setdefault(f"everything, {caption.language}", []).append(everything)
     return {
         name: {"right": sum(row), "of": len(row), "interval": [round(v, 3) for v in wilson(sum(row), len(row))]}
         for name, row in rows.items()
@@ -111,9 +110,9 @@ def sheet(pictures: Sequence[Image.Image], prompts: Sequence[str], columns: int 
     return page
 
 
-def judge(model: Path, count: int, seed: int = 0) -> tuple[Figures, Image.Image]:
-    """Draw `count` held-out prompts: the figures, and a sheet of the first 64."""
-    prompts = held_out_prompts(count, seed)
+def judge(model: Path, count: int, seed: int = 0, family: str = PLAIN) -> tuple[Figures, Image.Image]:
+    """Draw `count` held-out prompts of a family: the figures, and a sheet of the first 64."""
+    prompts = held_out_prompts(count, seed, family)
     texts = [caption.text for _, caption in prompts]
     pictures = list(draw(load(model), texts, seed=seed))
     found = figures([(s, c, score(p, s)) for (s, c), p in zip(prompts, pictures, strict=True)])
@@ -133,12 +132,13 @@ def _wrapped(text: str, width: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m boceto.judge", description=__doc__)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--family", choices=(PLAIN, *FAMILIES), default=PLAIN, help="of scenes (default: %(default)s)")
     parser.add_argument("--count", type=int, default=512, help="prompts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figures", type=Path, help="write the figures here (JSON)")
     parser.add_argument("--sheet", type=Path, help="write the first 64 pictures here (PNG)")
     options = parser.parse_args()
-    found, page = judge(options.model, options.count, options.seed)
+    found, page = judge(options.model, options.count, options.seed, options.family)
     for name, row in found.items():
         print(f"{name:24} {row['right']:4} of {row['of']:4}  {row['right'] / row['of']:7.1%}  {row['interval']}")
     if options.figures:

@@ -9,8 +9,8 @@ from PIL import Image
 from boceto.look import look, score
 from boceto.scenes import Scene, Thing, render, sample_scene
 
-RED = Thing(shape="circle", colour="red", x=0.26, y=0.5, radius=0.16)
-BLUE = Thing(shape="square", colour="blue", x=0.74, y=0.5, radius=0.16)
+RED = Thing(name="circle", colour="red", x=0.26, y=0.5, radius=0.16)
+BLUE = Thing(name="square", colour="blue", x=0.74, y=0.5, radius=0.16)
 PAIR = Scene(background="white", things=(RED, BLUE), relation="left")
 
 
@@ -18,7 +18,7 @@ PAIR = Scene(background="white", things=(RED, BLUE), relation="left")
 def test_right_on_true_renders(holdout: bool) -> None:
     rng = np.random.default_rng(11)
     scenes = [sample_scene(rng, holdout=holdout) for _ in range(150)]
-    assert sum(score(render(scene), scene).all for scene in scenes) >= 149
+    assert sum(all(score(render(scene), scene).values()) for scene in scenes) >= 149
 
 
 def test_right_on_blurred_and_noisy_renders() -> None:
@@ -28,7 +28,7 @@ def test_right_on_blurred_and_noisy_renders() -> None:
     for scene in scenes:
         soft = render(scene).resize((96, 96), Image.Resampling.BILINEAR).resize((128, 128), Image.Resampling.BILINEAR)
         noisy = np.asarray(soft) + rng.normal(0, 4, (128, 128, 3))
-        right += score(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), scene).all
+        right += all(score(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), scene).values())
     assert right >= 57
 
 
@@ -37,17 +37,17 @@ def test_right_on_blurred_and_noisy_renders() -> None:
     [
         (replace(PAIR, background="yellow"), "background"),
         (replace(PAIR, things=(replace(RED, colour="green"), BLUE)), "colour"),
-        (replace(PAIR, things=(replace(RED, shape="star"), BLUE)), "shape"),
+        (replace(PAIR, things=(replace(RED, name="star"), BLUE)), "shape"),
         (replace(PAIR, things=(RED,), relation=None), "count"),
         (replace(PAIR, things=(replace(RED, x=0.74), replace(BLUE, x=0.26))), "relation"),
         (replace(PAIR, things=(replace(RED, x=0.5, y=0.26), replace(BLUE, x=0.5, y=0.74))), "relation"),
     ],
 )
 def test_a_wrong_picture_is_wrong_where_it_is_wrong(drawn: Scene, wrong: str) -> None:
-    assert score(render(PAIR), PAIR).all
+    assert all(score(render(PAIR), PAIR).values())
     result = score(render(drawn), PAIR)
-    assert getattr(result, wrong) is False
-    assert not result.all
+    assert result[wrong] is False
+    assert not all(result.values())
 
 
 def test_an_empty_picture_has_no_things() -> None:

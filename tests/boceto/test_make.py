@@ -76,7 +76,7 @@ def test_centred_latents_and_the_same_reconstruction() -> None:
 
 
 def test_pixels_are_signed_and_channels_first() -> None:
-    scene = Scene(background="white", things=(Thing(shape="circle", colour="red", x=0.5, y=0.5, radius=0.2),))
+    scene = Scene(background="white", things=(Thing(name="circle", colour="red", x=0.5, y=0.5, radius=0.2),))
     picture = signed(pixels(scene))
     assert picture.shape == (3, 128, 128)
     assert picture[:, 0, 0].tolist() == pytest.approx([250 / 127.5 - 1] * 3)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from boceto.scenes import (
     COLOURS,
-    CONVERSE,
     PALETTE,
     RELATIONS,
     SHAPES,
@@ -23,12 +22,13 @@ from boceto.scenes import (
     sample_scene,
     unaccented,
 )
+from boceto.scenes.shapes import CONVERSE
 
 scenes = st.integers(0, 2**32).map(lambda seed: sample_scene(np.random.default_rng(seed)))
 
 
 def thing(shape: str, colour: str, **more: object) -> Thing:
-    return replace(Thing(shape=shape, colour=colour, x=0.5, y=0.5, radius=0.2), **more)
+    return replace(Thing(name=shape, colour=colour, x=0.5, y=0.5, radius=0.2), **more)
 
 
 def texts(scene: Scene, language: str) -> list[str]:
@@ -81,7 +81,7 @@ def test_captions_say_what_the_scene_shows(scene: Scene) -> None:
     for text in texts(scene, "en"):
         words = re.findall(r"[a-z]+", text)
         for one in scene.things:
-            assert one.colour in words and one.shape in text
+            assert one.colour in words and one.name in text
             assert one.size == "medium" or one.size in words
         # no background named means white
         assert ("background" in words) or scene.background == "white"
@@ -104,9 +104,9 @@ def test_scenes_are_drawable_and_unambiguous(scene: Scene) -> None:
     assert 1 <= len(scene.things) <= 4
     if scene.relation:
         first, second = scene.things
-        assert (first.shape, first.colour) != (second.shape, second.colour)
+        assert (first.name, first.colour) != (second.name, second.colour)
     elif len(scene.things) > 1:
-        assert len({(one.shape, one.colour) for one in scene.things}) == 1
+        assert len({(one.name, one.colour) for one in scene.things}) == 1
 
 
 def test_held_out_combinations_never_appear_in_training() -> None:
@@ -133,7 +133,7 @@ def test_about_five_per_cent_of_combinations_are_held_out() -> None:
 
 def test_holding_out_does_not_depend_on_which_thing_is_named_first() -> None:
     a, b = thing("circle", "red"), thing("square", "blue")
-    for relation in RELATIONS:
+    for relation in RELATIONS[:4]:  # "inside" has no converse that is said
         one = Scene(background="white", things=(a, b), relation=relation)
         other = Scene(background="white", things=(b, a), relation=CONVERSE[relation])
         assert combinations(one) == combinations(other)

@@ -19,6 +19,7 @@ from lienzo.errors import LienzoError
 EXTRAS = {
     "hub": ("huggingface_hub", "models of the hub"),
     "eval": ("torchmetrics", "`lienzo eval`"),
+    "train": ("pyarrow", "Parquet tables of training data"),
     "yaml": ("yaml", "original .yaml configurations"),
 }
 
