@@ -1,14 +1,18 @@
 """`lienzo inspect`, `convert`, `models` and `samplers`."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lienzo.cli.params import json_option, model_options
 from lienzo.cli.text import print_json, size, table
 from lienzo.errors import InputError
+
+if TYPE_CHECKING:
+    from lienzo.weights.adapters import AdapterReport
 
 
 @click.command(short_help="Tell what a model is.")
@@ -23,10 +27,18 @@ from lienzo.errors import InputError
 def inspect(model: str | None, as_json: bool, **options: Any) -> None:
     """Tell what MODEL is: family, prediction type, parameters, digest, and what is odd about it.
 
-    MODEL is a diffusers folder, a .safetensors or .ckpt file, or a hub id; without it, the embedded model.
+    MODEL is a diffusers folder, a .safetensors or .ckpt file, or a hub id; without it, the embedded model. Of a LoRA or a
+    textual-inversion embedding it tells rank, layers, what it was made for, and the words that call it.
     """
     from lienzo import weights
+    from lienzo.weights.adapters import inspect_adapter
 
+    if model is not None and Path(model).exists() and (found := inspect_adapter(model)) is not None:
+        if as_json:
+            print_json(asdict(found))
+        else:
+            _show_adapter(found)
+        return
     report = weights.inspect(model, **options)
     if as_json:
         print_json(asdict(report))
@@ -42,6 +54,26 @@ def inspect(model: str | None, as_json: bool, **options: Any) -> None:
         ("in all", f"{total:,} parameters"),
         ("digest", report.digest),
         *(("odd", line) for line in report.odd),
+    ]
+    table(rows)
+
+
+def _show_adapter(report: "AdapterReport") -> None:
+    def listed(values: Iterable[float]) -> str:
+        return ", ".join(f"{value:g}" for value in values)
+
+    is_lora = report.kind == "LoRA"
+    rows = [
+        ("name", report.name),
+        ("kind", f"{report.kind}, {report.style}'s names"),
+        *(((part, f"{count} layers") if is_lora else (part, str(count))) for part, count in report.layers.items()),
+        *([("rank", f"{listed(report.ranks)}, alpha {listed(report.alphas)}")] if is_lora else []),
+        *([("convs", str(report.convolutions))] if report.convolutions else []),
+        ("in all", f"{report.parameters:,} parameters, {report.dtypes}"),
+        *(("made for", text) for text in report.base),
+        *([("words", ", ".join(report.triggers))] if report.triggers else []),
+        *report.about.items(),
+        ("digest", report.digest),
     ]
     table(rows)
 

@@ -1,6 +1,9 @@
 """Kinds of option values, and the options that several commands share."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -40,6 +43,51 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
             self.fail(
                 f"got {value!r}; expected numbers with commas between them, for example 14.6,3.9,0.9,0.", param, ctx
             )
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA as the command line names it; weights that are not given are None."""
+
+    path: Path
+    unet: float | None
+    text_encoder: float | None
+
+
+class Lora(click.ParamType):  # type: ignore[type-arg]
+    """FILE, FILE:WEIGHT or FILE:WEIGHT:TEXT_WEIGHT."""
+
+    name = "FILE[:WEIGHT[:TEXT_WEIGHT]]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> LoraFile:
+        if isinstance(value, LoraFile):
+            return value
+        for count in range(3):  # a file's name may hold colons itself
+            path, *weights = value.rsplit(":", count)
+            if len(weights) == count and Path(path).exists():
+                try:
+                    numbers = [float(weight) for weight in weights]
+                except ValueError:
+                    continue
+                if all(map(math.isfinite, numbers)):
+                    return LoraFile(Path(path), *(numbers + [None, None])[:2])
+        self.fail(f"got {value!r}: no such file, or its weights are no numbers; expected {self.name}.", param, ctx)
+
+
+class Embedding(click.ParamType):  # type: ignore[type-arg]
+    """FILE or FILE:TOKEN."""
+
+    name = "FILE[:TOKEN]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Path, str | None]:
+        if isinstance(value, tuple):
+            return value
+        if Path(value).exists():
+            return Path(value), None
+        path, _, token = value.rpartition(":")
+        if not path or not Path(path).exists():
+            self.fail(f"got {value!r}: no such file; expected {self.name}.", param, ctx)
+        return Path(path), token
 
 
 def model_options(command: F) -> F:

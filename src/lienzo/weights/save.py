@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lienzo.errors import FormatError, OutputError
+from lienzo.errors import FormatError, OutputError, RequestError
 from lienzo.models.bundle import COMPONENTS, Bundle
 from lienzo.models.tokenizer import Tokenizer
 from lienzo.weights.folder import INDEX
@@ -56,6 +56,11 @@ def save(model: Bundle | Model, out: str | Path, *, dtype: torch.dtype | None = 
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists already. Choose another name or allow overwriting.")
     if isinstance(model, Bundle):
+        if model.adapters:
+            raise RequestError(
+                f"{model.name} has adapters on it ({', '.join(used.name for used in model.adapters)}), which the layout has no place for. "
+                "Save its base, or merge them into the weights first (lienzo.weights.adapters.merged)."
+            )
         configs, tensors = bundle_configs(model), model.state_dicts()
     else:
         configs, tensors = model.configs, {part: dict(model.tensors[part]) for part in COMPONENTS}
@@ -150,7 +155,7 @@ def _save_file(
         return rule.to_theirs(tensors[part])
 
     metadata = {METADATA: json.dumps(configs.to_dict(), sort_keys=True)}
-    with _placed(tokenizer_folder(out)) as folder, _placed(out) as path:
+    with placed(tokenizer_folder(out)) as folder, placed(out) as path:
         folder.mkdir()
         tokenizer.save(folder)
         write_tensors(path, shapes, get, dtype=dtype, metadata=metadata)
@@ -163,7 +168,7 @@ def _save_folder(
     tokenizer: Tokenizer,
     dtype: torch.dtype | None,
 ) -> None:
-    with _placed(out) as folder:
+    with placed(out) as folder:
         for path in (folder, *(folder / part for part in (*COMPONENTS, "scheduler", "tokenizer"))):
             path.mkdir()
         for part in COMPONENTS:
@@ -200,7 +205,7 @@ def _write_json(path: Path, content: object) -> None:
 
 
 @contextmanager
-def _placed(out: Path) -> Iterator[Path]:
+def placed(out: Path) -> Iterator[Path]:
     """A temporary path beside `out` that becomes `out` when the block ends well, and is removed when it does not.
 
     Raises:
