@@ -64,14 +64,12 @@ class Lora(click.ParamType):  # type: ignore[type-arg]
             return value
         for count in range(3):  # a file's name may hold colons itself
             path, *weights = value.rsplit(":", count)
-            if len(weights) == count and Path(path).exists():
-                try:
-                    numbers = [float(weight) for weight in weights]
-                except ValueError:
-                    continue
-                if all(map(math.isfinite, numbers)):
-                    return LoraFile(Path(path), *(numbers + [None, None])[:2])
-        self.fail(f"got {value!r}: no such file, or its weights are no numbers; expected {self.name}.", param, ctx)
+            if len(weights) == count and Path(path).exists() and all(map(_is_number, weights)):
+                unet, text = [*map(float, weights), None, None][:2]
+                return LoraFile(Path(path), unet, text)
+        return self.fail(
+            f"got {value!r}: no such file, or its weights are no numbers; expected {self.name}.", param, ctx
+        )
 
 
 class Embedding(click.ParamType):  # type: ignore[type-arg]
@@ -115,6 +113,13 @@ def model_options(command: F) -> F:
 
 def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _round(side: int, up: bool) -> int:
