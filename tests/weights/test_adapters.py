@@ -536,20 +536,22 @@ def test_threads_with_different_adapters_on_one_bundle(sd1: Bundle) -> None:
 
 
 def test_pipelines_with_adapters(model: Loader, sd1: Bundle, tmp_path: Path) -> None:
-    made = adapter(sd1, seed=1)
-    path = save_adapter(tmp_path / "style.safetensors", made)
-    save_embedding(tmp_path / "cat.safetensors", Embedding(token="<cat>", vectors=torch.ones(1, 32), digest="0" * 64))
-    pipe = Pipeline(sd1)
-    changed = pipe.with_adapters(
-        path, (made, 0.5), (made, 0.4, 0.0), embeddings=[(tmp_path / "cat.safetensors", "<katze>")]
+    one, two, three = (adapter(sd1, seed=seed) for seed in (1, 2, 3))
+    path = save_adapter(tmp_path / "style.safetensors", one)
+    word = save_embedding(
+        tmp_path / "cat.safetensors", Embedding(token="<a>", vectors=torch.ones(1, 32), digest="0" * 64)
     )
+    pipe = Pipeline(sd1)
+    changed = pipe.with_adapters(path, (two, 0.5), (three, 0.4, 0.0), embeddings=[(word, "<katze>")])
     assert [(a.name, a.unet, a.text_encoder) for a in changed.bundle.adapters] == [
-        ("style", 1.0, 1.0), ("lora1", 0.5, 0.5), ("lora1", 0.4, 0.0),
+        ("style", 1.0, 1.0), ("lora2", 0.5, 0.5), ("lora3", 0.4, 0.0),
     ]  # fmt: skip
     assert [e.token for e in changed.bundle.embeddings] == ["<katze>"]
     assert pipe.bundle is sd1
-    reference = patched(patched(patched(tiny.reference(model("sd1")), made), made, 0.5, 0.5), made, 0.4, 0.0)
+    reference = patched(patched(patched(tiny.reference(model("sd1")), one), two, 0.5, 0.5), three, 0.4, 0.0)
     assert tiny.psnr(shot(reference), shot(StableDiffusionPipeline(changed.bundle))) >= BOUND
+    with pytest.raises(RequestError, match="'lora2' is given twice"):
+        pipe.with_adapters(two, (two, 0.5))
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -737,7 +739,8 @@ def test_embeddings_that_do_not_fit(sd1: Bundle) -> None:
     word = load_embedding(torch.ones(2, 32), token="<zwx>")
     with pytest.raises(KeysError, match=r"got \[1, 5\], expected \[1, 32\]"):
         with_adapters(sd1, (), [load_embedding(torch.ones(5), token="<x>")])
-    for wrong in ([word, word], [load_embedding(torch.ones(32), token="an")], [word, replace(word, token="<zwx>_1")]):
+    for wrong in ([word, replace(word, digest="1")], [load_embedding(torch.ones(32), token="an")],
+                  [word, replace(word, digest="1", token="<zwx>_1")]):  # fmt: skip
         with pytest.raises(RequestError, match="already"):
             with_adapters(sd1, (), wrong)
     for token in ("", " x"):

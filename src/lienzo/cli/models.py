@@ -65,7 +65,8 @@ def _show_adapter(report: "AdapterReport") -> None:
     is_lora = report.kind == "LoRA"
     rows = [
         ("name", report.name),
-        ("kind", f"{report.kind}, {report.style}'s names"),
+        ("kind", report.kind),
+        ("names", report.style),
         *(((part, f"{count} layers") if is_lora else (part, str(count))) for part, count in report.layers.items()),
         *([("rank", f"{listed(report.ranks)}, alpha {listed(report.alphas)}")] if is_lora else []),
         *([("convs", str(report.convolutions))] if report.convolutions else []),

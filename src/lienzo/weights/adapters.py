@@ -550,8 +550,9 @@ def with_adapters(bundle: Bundle, adapters: Sequence[Weighted], embeddings: Sequ
     Raises:
         ConfigError: the bundle has some already: give all at once to its base.
         KeysError: an adapter or embedding of another model.
-        RequestError: a weight that is no number, or a token that the tokenizer has already.
+        RequestError: a weight that is no number, a token that the tokenizer has already, or the same file twice.
     """
+    _check_once(adapters, embeddings)
     networks = {
         network: lora.adapted(getattr(bundle, network), layers)
         for network, layers in _layers(bundle, adapters).items()
@@ -578,6 +579,16 @@ def merged(bundle: Bundle, adapters: Sequence[Weighted], embeddings: Sequence[Em
     made = _with_embeddings(replace(bundle, **networks), embeddings)
     names = [*(adapter.name for adapter, _, _ in adapters), *(embedding.token for embedding in embeddings)]
     return replace(made, name="+".join([bundle.name, *names]), weights=None)
+
+
+def _check_once(adapters: Sequence[Weighted], embeddings: Sequence[Embedding]) -> None:
+    """A record tells files apart by their digests, so each may be there once."""
+    counted = Counter([*(adapter.digest for adapter, _, _ in adapters), *(e.digest for e in embeddings)])
+    for name, digest in [*((a.name, a.digest) for a, _, _ in adapters), *((e.token, e.digest) for e in embeddings)]:
+        if counted[digest] > 1:
+            raise RequestError(
+                f"{name!r} is given twice (SHA-256 {digest[:16]}...). Give it once, with the sum of the weights."
+            )
 
 
 def _layers(bundle: Bundle, adapters: Sequence[Weighted]) -> dict[str, dict[str, LowRank]]:
