@@ -26,6 +26,7 @@ WIDTH = 100
 MODULES = (
     "lienzo",
     "lienzo.weights",
+    "lienzo.weights.adapters",
     "lienzo.pipeline.request",
     "lienzo.pipeline.generate",
     "lienzo.provenance.metadata",
@@ -40,6 +41,7 @@ MODULES = (
     "lienzo.models.clip",
     "lienzo.models.unet",
     "lienzo.models.vae",
+    "lienzo.nn.lora",
     "lienzo.images",
     "lienzo.rng",
     "lienzo.memory",
