@@ -748,3 +748,16 @@ def test_embeddings_that_do_not_fit(sd1: Bundle) -> None:
             replace(word, token=token)
     with pytest.raises(RequestError, match="give its token"):
         load_embedding(torch.ones(32))
+
+
+def test_wide_upsampling_has_its_adapter_too() -> None:
+    """Wide layers are upsampled by a shortcut that knows weight and bias only."""
+    from lienzo.nn.blocks import Upsample
+    from lienzo.nn.lora import adapted
+    from lienzo.nn.lora import merged as summed
+
+    block, x = Upsample(256).requires_grad_(False), torch.randn(1, 256, 16, 16, generator=generator(1))
+    low = layers(block, ("conv",), seed=1)
+    a, b = adapted(block, low)(x), summed(block, low)(x)
+    assert (a - b).abs().max() < 1e-4 * b.abs().max()
+    assert (a - block(x)).abs().max() > 0.1
