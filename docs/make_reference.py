@@ -25,6 +25,7 @@ WIDTH = 100
 MODULES = (
     "lienzo",
     "lienzo.weights",
+    "lienzo.weights.adapters",
     "lienzo.pipeline.request",
     "lienzo.pipeline.generate",
     "lienzo.provenance.metadata",
@@ -42,6 +43,7 @@ MODULES = (
     "lienzo.models.inception",
     "lienzo.models.unet",
     "lienzo.models.vae",
+    "lienzo.nn.lora",
     "lienzo.weights.clip",
     "lienzo.weights.inception",
     "lienzo.gallery",

@@ -1,5 +1,6 @@
 """The command line: in this process where that is enough, as a real process where signals, limits or stdout matter."""
 
+import hashlib
 import json
 import os
 import re
@@ -22,8 +23,11 @@ import tiny
 from lienzo import Request
 from lienzo.cli import lienzo
 from lienzo.cli.generate import OPTIONS
+from lienzo.nn.lora import LowRank, collect, trainable
 from lienzo.provenance.metadata import read
-from lienzo.weights import find_models
+from lienzo.rng import generator
+from lienzo.weights import find_models, load
+from lienzo.weights.adapters import Adapter, Embedding, save_adapter, save_embedding
 
 SMALL = ("--steps", "2", "--size", "64x64")
 Run = Callable[..., Result]
@@ -304,6 +308,99 @@ def test_the_embedded_model_is_found_by_its_name(run: Run, tmp_path: Path) -> No
     other = run("generate", "--from", "c.png")
     assert other.exit_code == 2
     assert "not the weights that made the picture" in other.stderr
+
+
+# Adapters
+
+
+@pytest.fixture
+def adapters(folder: str, tmp_path: Path) -> Path:
+    """a.safetensors and b.safetensors, two LoRA; cat.safetensors, an embedding."""
+    bundle = load(folder)
+    for i, name in enumerate("ab"):
+        network, parameters = trainable(bundle.unet, ["to_q", "conv1"], rank=2, generator=generator(i))
+        for parameter in parameters.values():
+            parameter.data = torch.randn(parameter.shape, generator=generator(i)) * 0.3
+        text = {"text_model.encoder.layers.0.mlp.fc1": LowRank(torch.ones(1, 32), torch.ones(64, 1) * (1 + i))}
+        save_adapter(
+            tmp_path / f"{name}.safetensors", Adapter.of(name, {"unet": collect(network), "text_encoder": text})
+        )
+    save_embedding(tmp_path / "cat.safetensors", Embedding(token="<cat>", vectors=torch.ones(2, 32), digest="0" * 64))
+    return tmp_path
+
+
+def test_adapters_are_recorded_and_needed_again(adapters: Path, make: Run, run: Run, folder: str) -> None:
+    assert make("a <katze>", "--seed", 1, "--out", "plain.png").exit_code == 0
+    options = [
+        "--lora",
+        "a.safetensors:0.5",
+        "--lora",
+        "b.safetensors:0.25:1",
+        "--embedding",
+        "cat.safetensors:<katze>",
+    ]
+    result = make("a <katze>", "--seed", 1, "--out", "x.png", *options)
+    assert (result.exit_code, result.stderr) == (0, "")
+    record = read(adapters / "x.png")
+    plain = read(adapters / "plain.png")
+    assert record.version == 2 and plain.version == 1
+    assert record.picture.sha256 != plain.picture.sha256
+    assert record.weights == plain.weights
+    assert record.adapters is not None and record.embeddings is not None
+    assert [(a.name, a.unet, a.text_encoder) for a in record.adapters] == [("a", 0.5, 0.5), ("b", 0.25, 1.0)]
+    assert [e.token for e in record.embeddings] == ["<katze>"]
+    assert record.adapters[0].digest == hashlib.sha256((adapters / "a.safetensors").read_bytes()).hexdigest()
+    assert b"adapters" not in plain.canonical
+    with Image.open(adapters / "x.png") as image:
+        assert "a <katze> <lora:a:0.5> <lora:b:1:0.25>\n" in image.info["parameters"]
+
+    again = ["generate", "--from", "x.png", "--model", folder, "--out"]
+    # in another order, under other names, without weights and tokens: the digests tell which is which
+    (adapters / "b.safetensors").rename(adapters / "renamed.pt")
+    files = ["--lora", "renamed.pt", "--lora", "a.safetensors", "--embedding", "cat.safetensors"]
+    same = run(*again, "y.png", *files)
+    assert (same.exit_code, same.stderr) == (0, "")
+    assert read(adapters / "y.png").picture == record.picture
+    missing = run(*again, "z.png", "--lora", "a.safetensors")
+    assert missing.exit_code == 2
+    assert f"--lora b (SHA-256 {record.adapters[1].digest[:16]}" in missing.stderr
+    assert "--embedding for '<katze>'" in missing.stderr
+    other = run(*again, "z.png", *files[:2], "--lora", "a.safetensors:0.9", *files[4:])
+    assert other.exit_code == 0
+    changed = read(adapters / "z.png")
+    assert changed.adapters is not None and changed.adapters[0].unet == 0.9
+    assert changed.picture != record.picture
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lora", "none.safetensors"], "no such file, or its weights are no numbers"),
+        (["--lora", "a.safetensors:much"], "expected FILE[:WEIGHT[:TEXT_WEIGHT]]"),
+        (["--lora", "a.safetensors:nan"], "no numbers"),
+        (["--lora", "cat.safetensors"], "is no LoRA"),
+        (["--lora", "a.safetensors", "--lora", "a.safetensors:0.2"], "is given twice"),
+        (["--embedding", "none.pt:x"], "expected FILE[:TOKEN]"),
+        (["--embedding", "cat.safetensors:an"], "knows the token 'an' already"),
+        (["--embedding", "a.safetensors"], "no textual-inversion embedding"),
+    ],
+)
+def test_adapters_that_cannot_be_used(adapters: Path, make: Run, options: list[str], message: str) -> None:
+    result = make("x", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_inspect_tells_what_an_adapter_is(adapters: Path, run: Run) -> None:
+    told = run("inspect", "a.safetensors")
+    assert told.exit_code == 0
+    assert re.search(r"^kind +LoRA\nnames +diffusers$", told.stdout, re.M)
+    assert re.search(r"^rank +1, 2, alpha 1, 2$", told.stdout, re.M)
+    report = json.loads(run("inspect", "a.safetensors", "--json").stdout)
+    assert report["layers"].keys() == {"unet", "text_encoder"}
+    word = json.loads(run("inspect", "cat.safetensors", "--json").stdout)
+    assert (word["kind"], word["triggers"], word["layers"]) == ("textual inversion", ["<cat>"], {"vectors": 2})
+    assert re.search(r"^words +<cat>$", run("inspect", "cat.safetensors").stdout, re.M)
 
 
 # Mistakes

@@ -106,3 +106,81 @@ def test_tiling_is_a_setting_of_the_pipeline(model: Loader) -> None:
     tiled = pipe("red", generator=torch.Generator().manual_seed(0), **arguments).images
     assert whole.shape == tiled.shape
     assert not torch.equal(whole, tiled)
+
+
+# Adapters; that their pictures are diffusers' is in tests/weights/test_adapters.py
+
+
+def a_lora(pipe: lienzo.StableDiffusionPipeline, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    side = pipe._base.unet.get_submodule(path).weight.shape[0]
+    return {
+        f"unet.{path}.lora_A.weight": torch.ones(2, side),
+        f"unet.{path}.lora_B.weight": torch.ones(side, 2) * scale,
+    }
+
+
+def of_seed(pipe: lienzo.StableDiffusionPipeline) -> torch.Tensor:
+    arguments = {"num_inference_steps": 2, "width": 64, "height": 64, "output_type": "latent"}
+    latents: torch.Tensor = pipe("red", generator=torch.Generator().manual_seed(0), **arguments).images
+    return latents
+
+
+def test_adapters_have_the_same_argument_names() -> None:
+    methods = (
+        "set_adapters", "delete_adapters", "get_active_adapters", "get_list_adapters", "disable_lora", "enable_lora",
+        "unload_lora_weights", "fuse_lora", "unfuse_lora", "load_lora_weights", "load_textual_inversion",
+    )  # fmt: skip
+    for method in methods:
+        theirs = inspect.signature(getattr(diffusers.StableDiffusionPipeline, method)).parameters
+        mine = inspect.signature(getattr(lienzo.StableDiffusionPipeline, method)).parameters
+        supported = [p for p in mine if p not in ("self", "unsupported", "weight_name")]
+        assert [p for p in theirs if p in supported] == supported, method
+
+
+def test_adapters_stay_through_changes_of_the_rest(model: Loader) -> None:
+    pipe = lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"))
+    plain = of_seed(pipe)
+    pipe.load_lora_weights(a_lora(pipe))
+    pipe.load_textual_inversion({"<zwx>": torch.ones(32)})
+    changed = of_seed(pipe)
+    assert not torch.equal(plain, changed)
+    pipe.scheduler = pipe.scheduler
+    assert torch.equal(of_seed(pipe.to("cpu")), changed)
+    half = pipe.to(torch.bfloat16)
+    assert next(half._bundle.unet.parameters()).dtype == torch.bfloat16
+    assert not torch.equal(of_seed(half), changed)
+    assert (half.get_active_adapters(), half.get_list_adapters()) == (["default_0"], {"unet": ["default_0"]})
+
+
+def test_adapters_that_are_not_there(model: Loader) -> None:
+    pipe = lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"))
+    plain = of_seed(pipe)
+    pipe.load_lora_weights(a_lora(pipe), "style")
+    changed = of_seed(pipe)
+    wrong: list[tuple[Callable[[], object], str]] = [
+        (lambda: pipe.load_lora_weights(a_lora(pipe), "style"), "in use: style"),
+        (lambda: pipe.load_lora_weights(a_lora(pipe), hotswap=True), "hotswap not supported"),
+        (lambda: pipe.set_adapters("stile"), "did you mean style"),
+        (lambda: pipe.set_adapters("style", [0.1, 0.2]), "got 2 for 1"),
+        (lambda: pipe.set_adapters("style", float("nan")), "expected numbers"),
+        (lambda: pipe.set_adapters("style", {"unet": {"down": 1.0}}), "block by block"),  # type: ignore[dict-item]
+        (lambda: pipe.set_adapters("style", {"vae": 1.0}), "Allowed: text_encoder, unet"),
+        (lambda: pipe.delete_adapters(["x"]), "No adapter 'x'"),
+        (lambda: pipe.fuse_lora(components=["vae"]), "a list of unet and text_encoder"),
+        (lambda: pipe.fuse_lora(fuse_unet=True), "fuse_unet not supported"),
+        (lambda: pipe.unload_textual_inversion("x"), "no embedding of that name"),
+        (lambda: pipe.load_textual_inversion({"an": torch.ones(32)}), "already"),
+        (lambda: pipe.load_textual_inversion([torch.ones(32)] * 2, token=["x"]), "got 1 for 2"),
+    ]
+    for call, words in wrong:
+        with pytest.raises(RequestError, match=words):
+            call()
+    assert torch.equal(of_seed(pipe), changed), "an error leaves everything as it was"
+    pipe.load_lora_weights(a_lora(pipe, float("inf")), "broken")
+    with pytest.raises(RequestError, match="Nothing was fused"):
+        pipe.fuse_lora(safe_fusing=True)
+    pipe.set_adapters("style")
+    assert torch.equal(of_seed(pipe), changed)
+    pipe.unload_lora_weights()
+    assert torch.equal(of_seed(pipe), plain)

@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -18,7 +19,7 @@ from torch import Generator, Tensor
 
 from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.diffusion.schedule import Schedule, ScheduleConfig
-from lienzo.errors import RequestError, nearest
+from lienzo.errors import LienzoError, RequestError, nearest
 from lienzo.models.bundle import Bundle
 from lienzo.pipeline.generate import Result, Sample, Step, default_sampler, native_size, sample
 from lienzo.pipeline.request import Request
@@ -26,7 +27,9 @@ from lienzo.rng import generator as seeded
 from lienzo.rng import new_seed
 from lienzo.studio import make
 from lienzo.weights import load
+from lienzo.weights.adapters import Adapter, Embedding, Weighted, load_adapter, load_embedding, merged, with_adapters
 
+LORA_PARTS = ("unet", "text_encoder")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Tensor]]
 Several = str | Sequence[str]
@@ -50,11 +53,17 @@ class Scheduler:
 class _Pipeline:
     """What the three pipelines share."""
 
-    __slots__ = ("_bundle", "_tiling")
+    __slots__ = ("_active", "_base", "_bundle", "_embeddings", "_enabled", "_fused", "_loras", "_tiling")
 
     def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
+        self._base = bundle
+        self._bundle = bundle  # the base with what is loaded; made anew by every change
         self._tiling: bool | None = None
+        self._loras: dict[str, Weighted] = {}
+        self._active: tuple[str, ...] = ()
+        self._enabled = True
+        self._fused: dict[str, tuple[tuple[Adapter, float], ...]] = {}
+        self._embeddings: tuple[Embedding, ...] = ()
 
     @classmethod
     def from_pretrained(
@@ -102,8 +111,9 @@ class _Pipeline:
 
     def to(self, *where: str | torch.device | torch.dtype, **named: Any) -> Self:
         """Move the networks to a device, cast them to a dtype, or both (`device=`, `dtype=`, or as they come)."""
-        nets = {name: getattr(self._bundle, name).to(*where, **named) for name in ("text_encoder", "unet", "vae")}
-        self._bundle = replace(self._bundle, **nets)
+        nets = {name: getattr(self._base, name).to(*where, **named) for name in ("text_encoder", "unet", "vae")}
+        self._base = replace(self._base, **nets)
+        self._apply()
         return self
 
     def enable_vae_tiling(self) -> None:
@@ -131,9 +141,181 @@ class _Pipeline:
                 f"scheduler: got {name}; it would clip the latents, which have no range to clip to. Give it clip_sample=False."
             )
         schedule = Schedule(ScheduleConfig.from_dict({"_class_name": name, **settings}))
-        changed = replace(self._bundle, schedule=schedule)
+        changed = replace(self._base, schedule=schedule)
         default_sampler(changed)
-        self._bundle = changed
+        self._base = changed
+        self._apply()
+
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor],
+        adapter_name: str | None = None,
+        *,
+        weight_name: str | None = None,
+        **unsupported: Any,
+    ) -> None:
+        """Load a LoRA and make it the active one, as diffusers does; `set_adapters` makes several active.
+
+        Args:
+            pretrained_model_name_or_path_or_dict: a file, a folder, or a table of tensors; no hub ids.
+            adapter_name: None: "default_0", "default_1" ...
+            weight_name: the file in the folder.
+        """
+        _refuse(unsupported, "load_lora_weights", "a file, folder or dict, adapter_name, weight_name")
+        name = adapter_name or next(n for i in count(len(self._loras)) if (n := f"default_{i}") not in self._loras)
+        if name in self._loras:
+            raise RequestError(f"adapter_name={name!r} is in use: {', '.join(self._loras)}. Choose another one.")
+        source = _within(pretrained_model_name_or_path_or_dict, weight_name)
+        adapter = load_adapter(source, self._base, name=name if isinstance(source, Mapping) else None)
+        self._loras[name] = (adapter, 1.0, 1.0)
+        self._active = (name,)
+        self._apply()
+
+    def set_adapters(
+        self,
+        adapter_names: str | Sequence[str],
+        adapter_weights: float | Mapping[str, float] | Sequence[float | Mapping[str, float] | None] | None = None,
+    ) -> None:
+        """Make these the active adapters, each with its weight: a number, or one for "unet" and "text_encoder" each."""
+        names = self._known(adapter_names)
+        single = adapter_weights is None or isinstance(adapter_weights, (int, float, Mapping))
+        weights: list[Any] = [adapter_weights] * len(names) if single else list(adapter_weights)  # type: ignore[arg-type]
+        if len(weights) != len(names):
+            raise RequestError(f"adapter_weights: got {len(weights)} for {len(names)} adapters; give one, or one each.")
+        loras = {name: (self._loras[name][0], *_both(weight)) for name, weight in zip(names, weights, strict=True)}
+        self._loras |= loras
+        self._active = tuple(names)
+        self._apply()
+
+    def get_active_adapters(self) -> list[str]:
+        """The names of the active adapters."""
+        return list(self._active)
+
+    def get_list_adapters(self) -> dict[str, list[str]]:
+        """The names of all loaded adapters, by network."""
+        names = {part: [n for n, (a, _, _) in self._loras.items() if a.networks.get(part)] for part in LORA_PARTS}
+        return {part: found for part, found in names.items() if found}
+
+    def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
+        """Forget these adapters; where none stays active, the first that is left becomes it, as in diffusers."""
+        for name in self._known(adapter_names):
+            del self._loras[name]
+        left = tuple(name for name in self._active if name in self._loras)
+        self._active = left or tuple(self._loras)[:1]
+        self._apply()
+
+    def disable_lora(self) -> None:
+        """Leave the active adapters out until `enable_lora`; what is fused stays fused."""
+        self._enabled = False
+        self._apply()
+
+    def enable_lora(self) -> None:
+        """Undo `disable_lora`."""
+        self._enabled = True
+        self._apply()
+
+    def fuse_lora(
+        self,
+        components: Sequence[str] = ("unet", "text_encoder"),
+        lora_scale: float = 1.0,
+        safe_fusing: bool = False,
+        adapter_names: Sequence[str] | None = None,
+        **unsupported: Any,
+    ) -> None:
+        """Add the active adapters (or those named) to the weights, so that pictures cost no more than without.
+
+        Until `unfuse_lora`, other adapters do nothing in these components; `unload_lora_weights` makes it final.
+
+        Args:
+            lora_scale: multiplies the adapters' own weights.
+            safe_fusing: make sure that the weights stay finite.
+        """
+        _refuse(unsupported, "fuse_lora", "components, lora_scale, safe_fusing, adapter_names")
+        if again := sorted(set(_components(components)) & self._fused.keys()):
+            raise RequestError(f"{', '.join(again)}: something is fused already; call unfuse_lora() first.")
+        names = self._known(self._active if adapter_names is None else adapter_names)
+        for part in _components(components):
+            index = 1 + LORA_PARTS.index(part)
+            self._fused[part] = tuple((self._loras[n][0], float(self._loras[n][index]) * lora_scale) for n in names)  # type: ignore[arg-type]
+        try:
+            self._apply()
+            if safe_fusing and any(
+                not bool(t.isfinite().all()) for part in components for t in getattr(self._bundle, part).parameters()
+            ):
+                raise RequestError("fuse_lora: the fused weights would hold NaN or infinity. Nothing was fused.")
+        except LienzoError:
+            self.unfuse_lora(components)
+            raise
+
+    def unfuse_lora(self, components: Sequence[str] = ("unet", "text_encoder"), **unsupported: Any) -> None:
+        """Undo `fuse_lora`: the weights are what they were, bit for bit, and the adapters active as they were before."""
+        _refuse(unsupported, "unfuse_lora", "components")
+        self._fused = {part: row for part, row in self._fused.items() if part not in _components(components)}
+        self._apply()
+
+    def unload_lora_weights(self) -> None:
+        """Forget all adapters. What is fused stays in the weights for good, as in diffusers."""
+        self._base = self._with_fused()
+        self._loras, self._active, self._fused = {}, (), {}
+        self._apply()
+
+    def load_textual_inversion(
+        self,
+        pretrained_model_name_or_path: Any,
+        token: str | Sequence[str | None] | None = None,
+        *,
+        weight_name: str | None = None,
+        **unsupported: Any,
+    ) -> None:
+        """Load embeddings; the prompt's words that stand for them are `token`, or what the files say.
+
+        Args:
+            pretrained_model_name_or_path: a file, a folder, a table with one tensor, a tensor, or a list of these.
+            token: one, or a list of as many; of one tensor with several tokens, a row for each.
+        """
+        _refuse(unsupported, "load_textual_inversion", "a file, folder, dict or tensor, token, weight_name")
+        given = pretrained_model_name_or_path
+        sources = list(given) if isinstance(given, (list, tuple)) else [given]
+        tokens = [token] * len(sources) if token is None or isinstance(token, str) else list(token)
+        if len(sources) == 1 and len(tokens) > 1 and isinstance(given, Tensor):
+            sources = list(given)
+        if len(sources) != len(tokens):
+            raise RequestError(f"token: got {len(tokens)} for {len(sources)} embeddings; give one each.")
+        new = [load_embedding(_within(one, weight_name), token=word) for one, word in zip(sources, tokens, strict=True)]
+        with_adapters(self._base, (), (*self._embeddings, *new))  # an error leaves everything as it was
+        self._embeddings = (*self._embeddings, *new)
+        self._apply()
+
+    def unload_textual_inversion(self, tokens: str | Sequence[str] | None = None) -> None:
+        """Forget embeddings: those of these tokens, or all."""
+        named = [tokens] if isinstance(tokens, str) else tokens
+        known = {embedding.token for embedding in self._embeddings}
+        if named is not None and (wrong := [one for one in named if one not in known]):
+            raise RequestError(f"tokens={wrong}: no embedding of that name is loaded. {nearest(wrong[0], known)}")
+        self._embeddings = tuple(e for e in self._embeddings if named is not None and e.token not in named)
+        self._apply()
+
+    def _known(self, names: str | Sequence[str]) -> list[str]:
+        several = [names] if isinstance(names, str) else list(names)
+        for name in several:
+            if name not in self._loras:
+                raise RequestError(f"No adapter {name!r} is loaded. {nearest(name, self._loras)}")
+        return several
+
+    def _with_fused(self) -> Bundle:
+        rows = [
+            (adapter, *(weight if one == part else 0.0 for one in LORA_PARTS))
+            for part, row in self._fused.items()
+            for adapter, weight in row
+        ]
+        return merged(self._base, rows) if rows else self._base  # type: ignore[arg-type]
+
+    def _apply(self) -> None:
+        """Make the bundle that is used from the base and everything that is loaded."""
+        rows = [self._loras[name] for name in self._active] if self._enabled else []
+        free = [(a, *(0.0 if p in self._fused else w for p, w in zip(LORA_PARTS, ws, strict=True))) for a, *ws in rows]
+        start = self._with_fused()
+        self._bundle = with_adapters(start, free, self._embeddings) if free or self._embeddings else start  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
@@ -353,6 +535,31 @@ class StableDiffusionInpaintPipeline(_Pipeline):
             clip_skip, callback_on_step_end, callback_on_step_end_tensor_inputs, inputs,
             settings | {"eta": eta},
         )  # fmt: skip
+
+
+def _within(source: Any, weight_name: str | None) -> Any:
+    return source if weight_name is None else Path(source) / weight_name
+
+
+def _both(weight: Any) -> tuple[float, float]:
+    """For U-Net and text encoder; what is not said is 1."""
+    table = weight if isinstance(weight, Mapping) else dict.fromkeys(LORA_PARTS, 1.0 if weight is None else weight)
+    if wrong := [part for part in table if part not in LORA_PARTS]:
+        raise RequestError(
+            f"adapter_weights: {nearest(wrong[0], LORA_PARTS)} Weights block by block are not supported."
+        )
+    values = [table.get(part, 1.0) for part in LORA_PARTS]
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+        raise RequestError(
+            f"adapter_weights: got {values}; expected numbers. Weights block by block are not supported."
+        )
+    return float(values[0]), float(values[1])
+
+
+def _components(names: Sequence[str]) -> list[str]:
+    if not names or isinstance(names, str) or any(name not in LORA_PARTS for name in names):
+        raise RequestError(f"components={names!r}: a list of {' and '.join(LORA_PARTS)}.")
+    return list(names)
 
 
 def _names(cls: type) -> str:

@@ -10,8 +10,11 @@ import torch
 from lienzo.models.bundle import Bundle
 from lienzo.pipeline.generate import Result, Run, Step, generate
 from lienzo.pipeline.request import Request
-from lienzo.weights import load
+from lienzo.weights import adapters, load
+from lienzo.weights.adapters import Adapter, Embedding
 
+Lora = str | Path | Adapter
+Embedded = str | Path | Embedding | tuple[str | Path, str]
 Several = Sequence[Request] | list[str] | tuple[str, ...]
 
 
@@ -51,6 +54,23 @@ class Pipeline:
         """Load a model; see `lienzo.weights.load` for what can be named and which options there are."""
         return cls(load(model, dtype=dtype, device=device, **options))
 
+    def with_adapters(
+        self, *loras: Lora | tuple[Lora, float] | tuple[Lora, float, float], embeddings: Sequence[Embedded] = ()
+    ) -> Self:
+        """A pipeline with LoRA and textual-inversion embeddings, beside this one, which stays as it is.
+
+        Args:
+            loras: files (or loaded adapters), each alone, with its weight, or with the U-Net's and the text encoder's.
+            embeddings: files (or loaded embeddings), each alone or with the token that shall stand for it.
+
+        Raises:
+            WeightsError: a file that is damaged, of another kind, or made for another model.
+            InputError: this pipeline has adapters already, or knows the token.
+        """
+        chosen = [_weighted(self.bundle, *(one if isinstance(one, tuple) else (one,))) for one in loras]
+        words = [_embedding(*(one if isinstance(one, tuple) else (one,))) for one in embeddings]
+        return type(self)(adapters.with_adapters(self.bundle, chosen, words))
+
     def stream(self, requests: Request | Sequence[Request]) -> Run:
         """Make pictures step by step: iterate, look at each `Step`, stop whenever; see `make`."""
         return make(self.bundle, requests)
@@ -84,3 +104,12 @@ class Pipeline:
                 return results[0] if alone else results
             if on_step is not None:
                 on_step(step)
+
+
+def _weighted(bundle: Bundle, lora: Lora, unet: float = 1.0, text_encoder: float | None = None) -> adapters.Weighted:
+    loaded = lora if isinstance(lora, Adapter) else adapters.load_adapter(lora, bundle)
+    return loaded, unet, unet if text_encoder is None else text_encoder
+
+
+def _embedding(embedding: str | Path | Embedding, token: str | None = None) -> Embedding:
+    return embedding if isinstance(embedding, Embedding) else adapters.load_embedding(embedding, token=token)

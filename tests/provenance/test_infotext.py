@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 
 import pytest
 
@@ -19,8 +20,19 @@ def parse(text: str) -> tuple[str, str, dict[str, str]]:
     return prompt, negative, {key: json.loads(value) if value.startswith('"') else value for key, value in pairs}
 
 
-def made(request: Request, model: str = "boceto") -> str:
-    return infotext(request, model=model, model_digest="0123456789abcdef", version="0.1.0")
+def made(request: Request, model: str = "boceto", loras: Sequence[tuple[str, float, float]] = ()) -> str:
+    return infotext(request, model=model, model_digest="0123456789abcdef", version="0.1.0", loras=loras)
+
+
+def read_loras(prompt: str) -> tuple[str, list[tuple[str, float, float]]]:
+    """As that program does it: the prompt without them, and name, U-Net's and text encoder's weight of each."""
+    found = []
+    for kind, arguments in re.findall(r"<(\w+):([^>]+)>", prompt):
+        name, *weights = arguments.split(":")
+        text = float(weights[0]) if weights else 1.0
+        assert kind == "lora"
+        found.append((name, float(weights[1]) if len(weights) > 1 else text, text))
+    return re.sub(r"<(\w+):([^>]+)>", "", prompt).strip(), found
 
 
 def test_a_plain_request_gives_exactly_this_text() -> None:
@@ -70,3 +82,19 @@ def test_names_that_would_break_the_line_are_quoted() -> None:
 def test_every_sampler_has_its_name_there() -> None:
     assert SAMPLER_NAMES.keys() == SAMPLERS.keys()
     assert SCHEDULE_NAMES.keys() <= GRIDS.keys()
+
+
+@pytest.mark.parametrize("prompt", ["a red circle", "", "two\nlines"])
+def test_loras_stand_at_the_end_of_the_prompt(prompt: str) -> None:
+    loras = [("style", 0.8, 0.8), ("hero 2", 1.0, 0.0), ("x", -0.25, 1.5)]
+    text, negative, settings = parse(
+        made(Request(prompt, negative_prompt="no", width=64, height=64, seed=3), loras=loras)
+    )
+    assert read_loras(text) == (prompt, loras)
+    assert "<lora:style:0.8>" in text
+    assert (negative, settings["Seed"]) == ("no", "3")
+
+
+def test_names_that_would_end_a_lora_are_changed() -> None:
+    text, _, _ = parse(made(Request("x", width=64, height=64, seed=3), loras=[("a:b<c>", 1.0, 1.0)]))
+    assert read_loras(text) == ("x", [("a_b_c_", 1.0, 1.0)])

@@ -145,7 +145,7 @@ def test_a_record_rewritten_as_an_attribute_is_found(result: Result) -> None:
         (png_with('{"version": 1, "request": {"seed": NaN}}'), "not JSON"),
         (png_with("[]"), "holds no request"),
         (png_with("{}"), "holds no request"),
-        (png_with('{"request": {}, "version": 2}'), "Update lienzo"),
+        (png_with('{"request": {}, "version": 3}'), "Update lienzo"),
         (png_with('{"request": {}, "version": true}'), "record"),
         (png_with("x" * (MAX_RECORD + 1)), "more than"),
         (png_with("x" * (8 << 20), compressed=True), "no record|damaged|too large"),

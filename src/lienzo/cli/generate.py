@@ -4,16 +4,17 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lienzo.cli import signals
-from lienzo.cli.params import Number, Numbers, Size, json_option, model_options
+from lienzo.cli.params import Embedding, Lora, LoraFile, Number, Numbers, Size, json_option, model_options
 from lienzo.cli.progress import Progress, progress
 from lienzo.cli.text import note, plain, print_json, warn
 from lienzo.errors import InputError, OutputError
@@ -172,6 +173,20 @@ class Generate(click.Command):
 @click.option(
     "--vae-tiling/--no-vae-tiling", default=None, help="Decode in tiles, to save memory. [default: above 1536x1536]"
 )
+@click.option(
+    "--lora",
+    "loras",
+    type=Lora(),
+    multiple=True,
+    help="A LoRA and how much of it, for the U-Net and for the text encoder; may be given several times. [default: 1]",
+)
+@click.option(
+    "--embedding",
+    "embeddings",
+    type=Embedding(),
+    multiple=True,
+    help="A textual-inversion embedding and the word that stands for it in prompts; may be given several times.",
+)
 @model_options
 def generate(prompts: tuple[str, ...], **given: Any) -> None:
     """Make a picture of each PROMPT."""
@@ -262,10 +277,8 @@ class _Job:
         old = self.record
         if old is None:
             return
-        same = (made.request_digest, made.weights.digest, made.settings) == (
-            old.request_digest, old.weights.digest, old.settings,
-        )  # fmt: skip
-        if same and made.picture.sha256 != old.picture.sha256:
+        of = attrgetter("request_digest", "weights.digest", "settings", "adapters", "embeddings")
+        if of(made) == of(old) and made.picture.sha256 != old.picture.sha256:
             yield (
                 f"the pixels differ from the recorded ones, which were made with {_means(old)}; this is {_means(made)}, or another "
                 "kind of processor"
@@ -388,10 +401,62 @@ def _load(given: Mapping[str, Any], record: "Record | None") -> "Bundle":
     device = given["device"] or best
     if record is not None and record.threads is not None and device == "cpu":
         torch.set_num_threads(record.threads)
-    bundle = load(model, dtype=dtype, device=device, **options)
+    bundle = _adapted(load(model, dtype=dtype, device=device, **options), given, record)
     if record is not None:
         _check_model(bundle, record, named=given["model"] is not None)
     return bundle
+
+
+def _adapted(bundle: "Bundle", given: Mapping[str, Any], record: "Record | None") -> "Bundle":
+    """The bundle with the LoRA and embeddings that are given; those of a record in its order and with its weights.
+
+    Raises:
+        InputError: a recorded one is not among those given.
+    """
+    from lienzo.weights.adapters import load_adapter, load_embedding, with_adapters
+
+    files: Sequence[LoraFile] = given["loras"]
+    loras = [(load_adapter(file.path, bundle), file.unet, file.text_encoder) for file in files]
+    words = [(load_embedding(path, token=token), token) for path, token in given["embeddings"]]
+    if record is not None:
+        recorded = {used.digest: used for used in record.adapters or ()}
+        tokens = {used.digest: used.token for used in record.embeddings or ()}
+        lacking = [f"--lora {one.name} (SHA-256 {digest[:16]}...)" for digest, one in recorded.items()
+                   if digest not in {lora.digest for lora, _, _ in loras}]  # fmt: skip
+        lacking += [f"--embedding for {token!r} (SHA-256 {digest[:16]}...)" for digest, token in tokens.items()
+                    if digest not in {word.digest for word, _ in words}]  # fmt: skip
+        if lacking:
+            raise InputError(
+                f"The picture was made with adapters whose files have to be given again: {', '.join(lacking)}. Among the files "
+                "given is none with that digest."
+            )
+        loras.sort(key=lambda one: _place(one[0].digest, recorded))
+        words.sort(key=lambda one: _place(one[0].digest, tokens))
+        loras = [
+            (lora, recorded[lora.digest].unet, recorded[lora.digest].text_encoder)
+            if unet is None and lora.digest in recorded
+            else (lora, unet, text)
+            for lora, unet, text in loras
+        ]
+        words = [
+            (replace(word, token=tokens.get(word.digest, word.token)) if token is None else word, token)
+            for word, token in words
+        ]
+    if not loras and not words:
+        return bundle
+    return with_adapters(
+        bundle, [(lora, *_weights(unet, text)) for lora, unet, text in loras], [word for word, _ in words]
+    )
+
+
+def _place(digest: str, recorded: Mapping[str, Any]) -> int:
+    """Where in the record; behind all that are there."""
+    return [*recorded, digest].index(digest)
+
+
+def _weights(unet: float | None, text_encoder: float | None) -> tuple[float, float]:
+    unet = 1.0 if unet is None else unet
+    return unet, unet if text_encoder is None else text_encoder
 
 
 def _by_name(record: "Record") -> str:

@@ -1,6 +1,7 @@
 """`lienzo inspect`, `convert`, `models` and `samplers`."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from lienzo.provenance.files import is_picture
 
 if TYPE_CHECKING:
     from lienzo.pipeline.request import InputImage
+    from lienzo.weights.adapters import AdapterReport
 
 
 @click.command(short_help="Tell what a model is, or how a picture was made.")
@@ -29,7 +31,8 @@ def inspect(model: str | None, as_json: bool, **options: Any) -> None:
     """Tell what MODEL is: family, prediction type, parameters, digest, and what is odd about it. Or tell how PICTURE,
     a PNG, JPEG or WebP of lienzo's, was made.
 
-    MODEL is a diffusers folder, a .safetensors or .ckpt file, or a hub id; without it, the embedded model.
+    MODEL is a diffusers folder, a .safetensors or .ckpt file, or a hub id; without it, the embedded model. Of a LoRA or a
+    textual-inversion embedding it tells rank, layers, what it was made for, and the words that call it.
     """
     if model is not None and is_picture(model):
         for name, value in options.items():
@@ -40,7 +43,14 @@ def inspect(model: str | None, as_json: bool, **options: Any) -> None:
         _inspect_picture(model, as_json)
         return
     from lienzo import weights
+    from lienzo.weights.adapters import inspect_adapter
 
+    if model is not None and Path(model).exists() and (found := inspect_adapter(model)) is not None:
+        if as_json:
+            print_json(asdict(found))
+        else:
+            _show_adapter(found)
+        return
     report = weights.inspect(model, **options)
     if as_json:
         print_json(asdict(report))
@@ -84,6 +94,27 @@ def _inspect_picture(path: str, as_json: bool) -> None:
             "made with",
             f"lienzo {record.software.lienzo}, torch {record.software.torch}, {record.device}, {record.dtype}{threads}",
         ),
+    ]
+    table(rows)
+
+
+def _show_adapter(report: "AdapterReport") -> None:
+    def listed(values: Iterable[float]) -> str:
+        return ", ".join(f"{value:g}" for value in values)
+
+    is_lora = report.kind == "LoRA"
+    rows = [
+        ("name", report.name),
+        ("kind", report.kind),
+        ("names", report.style),
+        *(((part, f"{count} layers") if is_lora else (part, str(count))) for part, count in report.layers.items()),
+        *([("rank", f"{listed(report.ranks)}, alpha {listed(report.alphas)}")] if is_lora else []),
+        *([("convs", str(report.convolutions))] if report.convolutions else []),
+        ("in all", f"{report.parameters:,} parameters, {report.dtypes}"),
+        *(("made for", text) for text in report.base),
+        *([("words", ", ".join(report.triggers))] if report.triggers else []),
+        *report.about.items(),
+        ("digest", report.digest),
     ]
     table(rows)
 

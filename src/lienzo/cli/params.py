@@ -3,6 +3,8 @@
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -65,6 +67,49 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"got {value!r}; give numbers with commas between them, for example 14.6,3.9,0.9,0.", param, ctx)
 
 
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA as the command line names it; weights that are not given are None."""
+
+    path: Path
+    unet: float | None
+    text_encoder: float | None
+
+
+class Lora(click.ParamType):  # type: ignore[type-arg]
+    """FILE, FILE:WEIGHT or FILE:WEIGHT:TEXT_WEIGHT."""
+
+    name = "FILE[:WEIGHT[:TEXT_WEIGHT]]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> LoraFile:
+        if isinstance(value, LoraFile):
+            return value
+        for count in range(3):  # a file's name may hold colons itself
+            path, *weights = value.rsplit(":", count)
+            if len(weights) == count and Path(path).exists() and all(map(_is_number, weights)):
+                unet, text = [*map(float, weights), None, None][:2]
+                return LoraFile(Path(path), unet, text)
+        return self.fail(
+            f"got {value!r}: no such file, or its weights are no numbers; expected {self.name}.", param, ctx
+        )
+
+
+class Embedding(click.ParamType):  # type: ignore[type-arg]
+    """FILE or FILE:TOKEN."""
+
+    name = "FILE[:TOKEN]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Path, str | None]:
+        if isinstance(value, tuple):
+            return value
+        if Path(value).exists():
+            return Path(value), None
+        path, _, token = value.rpartition(":")
+        if not path or not Path(path).exists():
+            self.fail(f"got {value!r}: no such file; expected {self.name}.", param, ctx)
+        return Path(path), token
+
+
 def model_options(command: F) -> F:
     """How a model is found and read."""
     for option in (
@@ -90,6 +135,13 @@ def model_options(command: F) -> F:
 
 def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _round(side: int, up: bool) -> int:

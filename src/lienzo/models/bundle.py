@@ -21,6 +21,30 @@ StateDicts = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class UsedLora:
+    """A LoRA that a bundle's networks have on them; `lienzo.weights.adapters` puts it there.
+
+    Attributes:
+        name: its file's, without folder and extension.
+        digest: SHA-256 of its file.
+        unet, text_encoder: how much of it each network has.
+    """
+
+    name: str
+    digest: str
+    unet: float
+    text_encoder: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedEmbedding:
+    """A textual-inversion embedding that a bundle knows, by the word that stands for it in prompts."""
+
+    token: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bundle:
     """Tokenizer, networks and noise schedule. Shared by threads; no request state ever lives on it.
 
@@ -29,6 +53,7 @@ class Bundle:
         family: "sd1", "sd2", or another generation's name.
         notes: what is worth knowing about how it was loaded: guesses, parts left out, the hub's revision.
         weights: gives the tensors as they are in the file, before any cast; None: the networks' own.
+        base: the bundle without `adapters` and `embeddings`; None where there are none.
     """
 
     name: str
@@ -40,10 +65,18 @@ class Bundle:
     family: str = "sd1"
     notes: tuple[str, ...] = ()
     weights: Callable[[], StateDicts] | None = None
+    base: "Bundle | None" = None
+    adapters: tuple[UsedLora, ...] = ()
+    embeddings: tuple[UsedEmbedding, ...] = ()
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the weights as published (see `weights_digest`); computed on first use: it reads every byte."""
+        """SHA-256 of the weights as published (see `weights_digest`); computed on first use: it reads every byte.
+
+        Adapters and embeddings have their own digests and do not change it.
+        """
+        if self.base is not None:
+            return self.base.digest
         return weights_digest(self.weights() if self.weights is not None else self.state_dicts())
 
     @cached_property
@@ -82,7 +115,7 @@ def weights_digest(parts: StateDicts) -> str:
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 in hex over one network's tensors: key, dtype, shape and bytes of each, sorted by key."""
+    """SHA-256 in hex of one table of tensors: key, dtype, shape and little-endian bytes of each, sorted by key."""
     one = hashlib.sha256()
     for key, tensor in sorted(tensors.items()):
         dtype = str(tensor.dtype).removeprefix("torch.")

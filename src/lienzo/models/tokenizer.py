@@ -5,8 +5,9 @@ Id for id the one of transformers 5 (`CLIPTokenizer`), which normalises to NFC, 
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -82,6 +83,7 @@ class Tokenizer:
         self.bos, self.eos, self.pad, self.unk = bos, eos, pad, unk
         self._bpe = _build(self)
         self._ids = {token: self._id(token) for token in (bos, eos, pad)}
+        self._several = _several(added)
 
     @classmethod
     def from_folder(cls, path: str | Path) -> Self:
@@ -126,9 +128,31 @@ class Tokenizer:
                 f"The prompt {text[:40]!r}... holds half a surrogate pair, which is no character."
             ) from None
         room = self.max_length - 2
-        ids = (self._ids[self.bos], *encoding.ids[:room], self._ids[self.eos])
-        dropped = text[encoding.offsets[room][0] :].strip() if len(encoding.ids) > room else ""
+        found = [
+            (one, start)
+            for i, (start, _) in zip(encoding.ids, encoding.offsets, strict=True)
+            for one in self._several.get(i, (i,))
+        ]
+        ids = (self._ids[self.bos], *(i for i, _ in found[:room]), self._ids[self.eos])
+        dropped = text[found[room][1] :].strip() if len(found) > room else ""
         return Tokens(ids + (self._ids[self.pad],) * (self.max_length - len(ids)), dropped)
+
+    def __len__(self) -> int:
+        return int(self._bpe.get_vocab_size())
+
+    def __contains__(self, token: str) -> bool:
+        return self._bpe.token_to_id(token) is not None
+
+    def with_tokens(self, tokens: Iterable[str]) -> Self:
+        """A tokenizer that knows further tokens, found anywhere in a text; their ids are the next ones, in this order.
+
+        A token "x" for which "x_1", "x_2" and so on are added too is read as all of them, one after the other: that is how
+        diffusers spells an embedding of several vectors.
+        """
+        first = len(self)
+        new = tuple(AddedToken(content=token, id=first + i, normalized=True) for i, token in enumerate(tokens))
+        special = {"bos": self.bos, "eos": self.eos, "pad": self.pad, "unk": self.unk}
+        return type(self)(self.vocab, self.merges, **special, added=(*self.added, *new), max_length=self.max_length)
 
     def save(self, folder: str | Path) -> None:
         """Write `vocab.json`, `merges.txt` and their settings, which every tool reads, into an existing folder."""
@@ -169,6 +193,16 @@ class Tokenizer:
                 f"The tokenizer's vocabulary of {len(self.vocab)} tokens lacks the special token {token!r}."
             )
         return int(found)
+
+
+def _several(added: tuple[AddedToken, ...]) -> dict[int, tuple[int, ...]]:
+    """Ids that a token stands for where it stands for several: its own and those of token_1, token_2 ..."""
+    ids = {token.content: token.id for token in added}
+    found = {}
+    for content, first in ids.items():
+        rest = takewhile(lambda i: i is not None, (ids.get(f"{content}_{n}") for n in count(1)))
+        found[first] = (first, *(i for i in rest if i is not None))
+    return {first: row for first, row in found.items() if len(row) > 1}
 
 
 def _build(of: Tokenizer) -> "tokenizers.Tokenizer":

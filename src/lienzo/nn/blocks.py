@@ -98,7 +98,8 @@ class Upsample(nn.Module):
         """(B, C, H, W) -> (B, C, 2H, 2W), or (B, C, *size)."""
         height, width = x.shape[2:]
         # measured: on small maps adding up the kernel costs more than it saves, on narrow ones there is little to save
-        if size in (None, (2 * height, 2 * width)) and height * width >= 256 and x.shape[1] >= 256:
+        doubled = size in (None, (2 * height, 2 * width)) and height * width >= 256 and x.shape[1] >= 256
+        if doubled and type(self.conv) is nn.Conv2d:  # one with an adapter is more than its weight
             return upsample_conv(x, self.conv.weight, self.conv.bias)
         scale = 2.0 if size is None else None
         return self.conv(F.interpolate(x, size=size, scale_factor=scale, mode="nearest"))  # type: ignore[no-any-return]

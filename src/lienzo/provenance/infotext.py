@@ -6,7 +6,7 @@ comma, a colon or a line break. The names of samplers and schedules are that pro
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lienzo.pipeline.request import Request
 
@@ -31,10 +31,13 @@ SCHEDULE_NAMES: Mapping[str, str] = {
 """The other grids are each sampler's own there: no entry, which means "Automatic"."""
 
 
-def infotext(request: Request, *, model: str, model_digest: str, version: str) -> str:
+def infotext(
+    request: Request, *, model: str, model_digest: str, version: str, loras: Sequence[tuple[str, float, float]] = ()
+) -> str:
     """The text of a finished picture's complete request.
 
     Args:
+        loras: name and weights for U-Net and text encoder, which that program has at the end of the prompt.
         model: the model's name.
         model_digest: of its weights; the first ten digits are written.
         version: of lienzo.
@@ -56,7 +59,18 @@ def infotext(request: Request, *, model: str, model_digest: str, version: str) -
     }
     line = ", ".join(f"{key}: {_shown(value)}" for key, value in values.items() if value is not None)
     negative = f"\nNegative prompt: {_clean(request.negative_prompt)}" if request.negative_prompt else ""
-    return f"{_clean(request.prompt)}{negative}\n{line}".strip()
+    prompt = (
+        " ".join([_clean(request.prompt), *(_lora(*one) for one in loras)]).strip(" ")
+        if loras
+        else _clean(request.prompt)
+    )
+    return f"{prompt}{negative}\n{line}".strip()
+
+
+def _lora(name: str, unet: float, text_encoder: float) -> str:
+    """`<lora:name:weight>`, or where they differ `<lora:name:text encoder's:U-Net's>`, the order that program has."""
+    weights = [unet] if unet == text_encoder else [text_encoder, unet]
+    return f"<lora:{re.sub(r'[<>:]', '_', _clean(name))}:{':'.join(_shown(float(weight)) for weight in weights)}>"
 
 
 def _shown(value: object) -> str:

@@ -13,6 +13,7 @@ import hashlib
 import io
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from xml.sax.saxutils import escape
@@ -40,6 +41,9 @@ NAMESPACE = "https://lienzo.invalid/ns/1.0/"
 MAX_RECORD = 1 << 20
 """Characters. The largest request takes less than a fifth of that."""
 
+MAX_ADAPTERS = 1000
+"""Entries of a record's list of adapters."""
+
 JPEG_SEGMENT = 65_000
 """Bytes that JPEG holds in one segment, less its own header."""
 
@@ -58,6 +62,26 @@ class Weights(BaseModel):
     digest: Sha256
 
 
+class Lora(BaseModel):
+    """A LoRA on the networks: its file's name and SHA-256, and how much of it each network had."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    name: str = Field(max_length=300)
+    digest: Sha256
+    unet: float
+    text_encoder: float
+
+
+class Embedding(BaseModel):
+    """A textual-inversion embedding: what stood for it in the prompt, and its file's SHA-256."""
+
+    model_config = ConfigDict(frozen=True)
+
+    token: str = Field(max_length=300)
+    digest: Sha256
+
+
 class Software(BaseModel):
     """Versions of what made the picture."""
 
@@ -71,7 +95,9 @@ class Record(BaseModel):
     """Where a picture comes from.
 
     Attributes:
+        version: 2 where there are adapters or embeddings, so that a lienzo that knows none does not pass over them.
         request: complete; its inputs are known by their digests.
+        adapters, embeddings: what was on the weights; None where nothing was.
         prediction_type: what the U-Net predicted.
         settings: digest of the rest of the model: configurations, noise schedule, tokenizer; see
             `lienzo.models.bundle.Bundle.settings_digest`.
@@ -84,10 +110,12 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
     request: Request
     request_digest: Sha256
     weights: Weights
+    adapters: tuple[Lora, ...] | None = Field(default=None, min_length=1, max_length=MAX_ADAPTERS)
+    embeddings: tuple[Embedding, ...] | None = Field(default=None, min_length=1, max_length=MAX_ADAPTERS)
     prediction_type: Prediction
     settings: Sha256
     dtype: str = Field(pattern="^(float32|float16|bfloat16|float64)$")
@@ -107,9 +135,12 @@ class Record(BaseModel):
     def _of(cls, bundle: Bundle, request: Request, picture: InputImage) -> Self:
         weight = next(bundle.unet.parameters())
         return cls(
+            version=2 if bundle.adapters or bundle.embeddings else 1,
             request=request,
             request_digest=request.digest,
             weights=Weights(name=public_name(bundle), digest=bundle.digest),
+            adapters=tuple(Lora(**asdict(used)) for used in bundle.adapters) or None,
+            embeddings=tuple(Embedding(**asdict(used)) for used in bundle.embeddings) or None,
             prediction_type=bundle.schedule.prediction_type,
             settings=bundle.settings_digest,
             dtype=str(weight.dtype).removeprefix("torch."),
@@ -134,9 +165,9 @@ class Record(BaseModel):
             raise MetadataError(f"the record is not JSON ({error}).") from None
         if not isinstance(data, dict) or not isinstance(data.get("request"), dict):
             raise MetadataError("the record holds no request.")
-        if data.get("version") != 1:
+        if data.get("version") not in (1, 2):
             raise MetadataError(
-                f"the record has version {str(data.get('version'))[:40]!r}; this lienzo reads version 1. Update lienzo."
+                f"the record has version {str(data.get('version'))[:40]!r}; this lienzo reads versions 1 and 2. Update lienzo."
             )
         try:
             canonical = rfc8785.dumps(data["request"])
@@ -216,6 +247,7 @@ def _options(record: Record, kind: str, quality: int = 95) -> dict[str, Any]:
         model=record.weights.name,
         model_digest=record.weights.digest,
         version=record.software.lienzo,
+        loras=[(used.name, used.unet, used.text_encoder) for used in record.adapters or ()],
     )
     if kind == "PNG":
         chunks = PngInfo()

@@ -52,6 +52,7 @@ class Checkpoint:
     Attributes:
         tensors: name -> view of the mapped file.
         values: numbers and texts beside the tensors (`global_step`).
+        tables: tables of tensors among them (`string_to_param` of textual inversion).
         metadata: the texts in a safetensors header.
         kind: "safetensors", "torch zip" or "torch legacy".
         maps: the mappings behind the tensors.
@@ -60,6 +61,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     kind: str
     values: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     maps: tuple[mmap.mmap, ...] = ()
 
@@ -292,12 +294,17 @@ def _checkpoint(
     inner = root.get("state_dict", root)
     if not isinstance(inner, dict):
         raise FormatError(f"{path}: its state_dict is a {type(inner).__name__}, not a table of tensors.")
-    tensors: dict[str, Tensor] = {}
-    for key, value in inner.items():
-        if isinstance(value, TensorRef) and isinstance(key, str):
-            tensors[key] = _tensor(path, key, value, mapped, place(value.storage))
+
+    def tensors(table: Mapping[Any, Any]) -> dict[str, Tensor]:
+        return {
+            key: _tensor(path, key, value, mapped, place(value.storage))
+            for key, value in table.items()
+            if isinstance(value, TensorRef) and isinstance(key, str)
+        }
+
+    tables = {k: tensors(v) for k, v in inner.items() if isinstance(k, str) and isinstance(v, dict)}
     values = {k: v for k, v in {**root, **inner}.items() if isinstance(k, str) and isinstance(v, (int, float, str))}
-    return Checkpoint(tensors=tensors, kind=kind, values=values, maps=(mapped,))
+    return Checkpoint(tensors=tensors(inner), kind=kind, values=values, tables=tables, maps=(mapped,))
 
 
 def _tensor(path: Path, key: str, ref: TensorRef, mapped: mmap.mmap, place: tuple[int, int]) -> Tensor:

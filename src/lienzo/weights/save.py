@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lienzo.errors import FormatError, OutputError
+from lienzo.errors import FormatError, OutputError, RequestError
 from lienzo.models.bundle import COMPONENTS, Bundle
 from lienzo.models.clip_vision import CLIP, Preprocessing
 from lienzo.models.tokenizer import Tokenizer
@@ -58,6 +58,11 @@ def save(model: Bundle | Model, out: str | Path, *, dtype: torch.dtype | None = 
         raise OutputError(
             f"{out} exists already. Choose another name, or allow overwriting (--force; in Python overwrite=True)."
         )
+    if isinstance(model, Bundle) and model.adapters:
+        raise RequestError(
+            f"{model.name} has adapters on it ({', '.join(used.name for used in model.adapters)}), which the layout has no place for. "
+            "Save its base, or merge them into the weights first (lienzo.weights.adapters.merged)."
+        )
     if model.tokenizer is None:
         raise ValueError(f"{model.name} was opened without its tokenizer.")
     opened = _as_opened(model) if isinstance(model, Bundle) else model
@@ -85,7 +90,7 @@ def save_clip(
         raise OutputError(f"{out} exists already. Choose another name, or pass overwrite=True.")
     tensors = model.state_dict()
     (height, width), size = preprocessing.crop, preprocessing.size
-    with _placed(out) as folder:
+    with placed(out) as folder:
         folder.mkdir()
         write_tensors(folder / "model.safetensors", tensors, tensors.__getitem__, dtype=dtype)
         kind = str(dtype or next(iter(tensors.values())).dtype).removeprefix("torch.")
@@ -191,7 +196,7 @@ def _save_file(out: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dtype
         return rule.to_theirs(tensors[part])
 
     metadata = {METADATA: json.dumps(configs.to_dict(), sort_keys=True)}
-    with _placed(tokenizer_folder(out)) as folder, _placed(out) as path:
+    with placed(tokenizer_folder(out)) as folder, placed(out) as path:
         folder.mkdir()
         tokenizer.save(folder)
         write_tensors(path, shapes, get, dtype=dtype, metadata=metadata)
@@ -199,7 +204,7 @@ def _save_file(out: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dtype
 
 def _save_folder(out: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dtype | None) -> None:
     configs, tensors = model.configs, model.tensors
-    with _placed(out) as folder:
+    with placed(out) as folder:
         for path in (folder, *(folder / part for part in (*COMPONENTS, "scheduler", "tokenizer"))):
             path.mkdir()
         for part in COMPONENTS:
@@ -236,7 +241,7 @@ def _write_json(path: Path, content: object) -> None:
 
 
 @contextmanager
-def _placed(out: Path) -> Iterator[Path]:
+def placed(out: Path) -> Iterator[Path]:
     """A temporary path beside `out` that becomes `out` when the block ends well, and is removed when it does not.
 
     Raises:
