@@ -161,7 +161,7 @@ def test_adapters_that_are_not_there(model: Loader) -> None:
     wrong: list[tuple[Callable[[], object], str]] = [
         (lambda: pipe.load_lora_weights(a_lora(pipe), "style"), "in use: style"),
         (lambda: pipe.load_lora_weights(a_lora(pipe), hotswap=True), "hotswap not supported"),
-        (lambda: pipe.set_adapters("stile"), "did you mean style"),
+        (lambda: pipe.set_adapters("stile"), "Did you mean style"),
         (lambda: pipe.set_adapters("style", [0.1, 0.2]), "got 2 for 1"),
         (lambda: pipe.set_adapters("style", float("nan")), "expected numbers"),
         (lambda: pipe.set_adapters("style", {"unet": {"down": 1.0}}), "block by block"),  # type: ignore[dict-item]
