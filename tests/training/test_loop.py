@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from lienzo.errors import ConfigError, MissingExtraError, NonFiniteError, OutputError
 from lienzo.training import checkpoint, loop, watch
-from lienzo.training.blocks import blocks, recomputed
 from lienzo.training.config import OptimizerConfig, RateConfig, RunConfig, TrainConfig, WatchConfig
 from lienzo.training.ema import EMA
 from lienzo.training.loop import train
@@ -46,7 +45,7 @@ def batch(share: Share) -> Tensor:
 
 def loss(net: nn.Module, x: Tensor, share: Share) -> Tensor:
     noise = share.normal("noise", 1)
-    return (net(x) - x.prod(dim=1, keepdim=True) - 0.01 * noise).square().mean()
+    return (net(x) - x.sum(dim=1, keepdim=True) - 0.01 * noise).square().mean()
 
 
 def lines(folder: Path, key: str = "loss") -> list[Any]:
@@ -153,8 +152,14 @@ def test_other_settings_are_told(tmp_path: Path) -> None:
     train(model(), loss, batch, config(steps=20), tmp_path)
     with pytest.warns(UserWarning, match=r"optimizer.learning_rate was 0.03, is 0.01; run.seed was 0, is 1\."):
         train(model(), loss, batch, config(optimizer={"learning_rate": 1e-2}, seed=1, keep=3), tmp_path)
-    with pytest.raises(ConfigError, match="another model"):
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
+    train(model(), loss, batch, config(steps=20), tmp_path)
+    with pytest.raises(ConfigError, match="another model: 6 tensors differ, '0.bias' first"):
         train(nn.Linear(3, 1), loss, batch, CONFIG, tmp_path)
+    with pytest.raises(ConfigError, match=r"another model: '0.bias' is \[16\] there"):
+        train(nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), loss, batch, CONFIG, tmp_path)
 
 
 def test_time_limited_and_pauses_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,24 +298,3 @@ def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         train(model(), loss, batch, CONFIG, tmp_path / "file")
 
-
-def test_recomputed_blocks_give_the_same_gradients_and_go_back() -> None:
-    from lienzo.models.unet import UNet
-    from training.test_losses import UNET
-
-    torch.manual_seed(0)
-    net = UNet(UNET)
-    x, context = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 16)
-
-    def gradients() -> list[Tensor]:
-        net.zero_grad()
-        net(x, torch.tensor([3, 700]), context).square().mean().backward()
-        return [p.grad.clone() for p in net.parameters() if p.grad is not None]
-
-    plain = gradients()
-    with recomputed(net):
-        assert all("forward" in vars(block) for block in blocks(net))
-        again = gradients()
-    assert len(plain) == len(list(net.parameters()))
-    assert all(map(torch.equal, plain, again))
-    assert not any("forward" in vars(block) for block in blocks(net))
