@@ -159,7 +159,7 @@ def _pointed(pointer: Path) -> str | None:
 
 def _remove(path: Path) -> None:
     """Remove a folder so that no half of it is ever seen under its name."""
-    away = path.with_suffix(TEMPORARY)
+    away = path.with_suffix(".old" + TEMPORARY)
     shutil.rmtree(away, ignore_errors=True)
     path.rename(away)
     shutil.rmtree(away)
