@@ -102,12 +102,12 @@ def test_two_processes_equal_one(tmp_path: Path, alone: dict[str, Tensor], setti
     assert difference(run(tmp_path, 2, **settings), alone) < 2e-5
 
 
-@pytest.mark.parametrize("stage", [2, 3])
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
-def test_deepspeed_equals_one_process(tmp_path: Path, alone: dict[str, Tensor], stage: int) -> None:
+def test_deepspeed_equals_one_process_and_goes_on(tmp_path: Path, alone: dict[str, Tensor]) -> None:
     file = tmp_path / "zero.json"
-    file.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+    file.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
     settings = {"distributed": {"strategy": "deepspeed", "deepspeed": str(file)}}
+    run(tmp_path / "run", 2, **settings, run={"steps": 3})  # type: ignore[arg-type]
     assert difference(run(tmp_path / "run", 2, **settings), alone) < 2e-5  # type: ignore[arg-type]
 
 

@@ -156,7 +156,7 @@ def test_other_settings_are_told(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
     train(model(), loss, batch, config(steps=20), tmp_path)
-    with pytest.raises(ConfigError, match="another model: 6 tensors differ, '0.bias' first"):
+    with pytest.raises(ConfigError, match=r"another model: 6 tensors differ, '0.bias' first"):
         train(nn.Linear(3, 1), loss, batch, CONFIG, tmp_path)
     with pytest.raises(ConfigError, match=r"another model: '0.bias' is \[16\] there"):
         train(nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), loss, batch, CONFIG, tmp_path)
@@ -297,4 +297,3 @@ def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         train(model(), loss, batch, CONFIG, tmp_path / "file")
-

@@ -108,7 +108,9 @@ def test_diffusion_loss_is_a_function_of_its_arguments() -> None:
 )
 def test_every_setting_of_the_loss_reaches_it(settings: LossConfig) -> None:
     model = conditioned()
-    batch = replace(two_flat_pictures(share(0, 0)), mask=(torch.arange(16.0) % 3 == 0).reshape(1, 1, 4, 4).expand(16, -1, -1, -1))
+    batch = replace(
+        two_flat_pictures(share(0, 0)), mask=(torch.arange(16.0) % 3 == 0).reshape(1, 1, 4, 4).expand(16, -1, -1, -1)
+    )
     plain, other = (diffusion_loss(Schedule(SCHEDULE), config=c)(model, batch, share(1, 1)) for c in (None, settings))
     assert torch.isfinite(other) and plain != other
 
@@ -126,7 +128,8 @@ def test_encoded_captions_give_the_same_loss() -> None:
     encoded = replace(batch, ids=None, context=model.text_encoder(batch.ids))
     kinds = {EMPTY: batch, model.text_encoder(EMPTY[None])[0]: encoded}
     one, other = (
-        diffusion_loss(Schedule(SCHEDULE), empty=empty, dropout=0.5)(model, b, share(1, 1)) for empty, b in kinds.items()
+        diffusion_loss(Schedule(SCHEDULE), empty=empty, dropout=0.5)(model, b, share(1, 1))
+        for empty, b in kinds.items()
     )
     torch.testing.assert_close(one, other)
 

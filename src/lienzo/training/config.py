@@ -39,7 +39,10 @@ class OptimizerConfig(Section):
         "(arXiv:1804.04235); schedule-free AdamW (arXiv:2405.15682, needs schedulefree).",
     )
     learning_rate: float = Field(
-        default=1e-5, gt=0, le=10, description="The highest; 1e-5 as in Stable Diffusion's own fine-tuning, 1e-4 for LoRA."
+        default=1e-5,
+        gt=0,
+        le=10,
+        description="The highest; 1e-5 as in Stable Diffusion's own fine-tuning, 1e-4 for LoRA.",
     )
     text_encoder_rate: float | None = Field(
         default=None, gt=0, le=10, description="For the text encoder where it learns too; null: the same."
@@ -60,7 +63,9 @@ class RateConfig(Section):
         description="After the warm-up: stay, fall to 0 along a line, or along a cosine (arXiv:1608.03983). "
         "Schedule-free AdamW wants constant.",
     )
-    warmup: int = Field(default=500, ge=0, description="Steps over which the rate rises from 0 (diffusers' examples: 500).")
+    warmup: int = Field(
+        default=500, ge=0, description="Steps over which the rate rises from 0 (diffusers' examples: 500)."
+    )
 
 
 class RunConfig(Section):
@@ -80,7 +85,8 @@ class RunConfig(Section):
         description="Of the arithmetic; trained weights and optimizer stay fp32 (arXiv:1710.03740). fp16 scales the loss.",
     )
     checkpointing: bool = Field(
-        default=False, description="Compute activations again in the backward pass (arXiv:1604.06174): less memory, slower."
+        default=False,
+        description="Compute activations again in the backward pass (arXiv:1604.06174): less memory, slower.",
     )
     compile: bool = Field(default=False, description="Compile the networks' blocks (torch.compile).")
     ema: float | None = Field(
@@ -131,7 +137,9 @@ class TrainConfig(Section):
     schedule: RateConfig = Field(default=RateConfig(), description="The learning rate's course.")
     run: RunConfig = Field(default=RunConfig(), description="How long, in which precision, and what is kept.")
     watch: WatchConfig = Field(default=WatchConfig(), description="What is told on the way.")
-    distributed: DistributedConfig = Field(default=DistributedConfig(), description="How several processes share the work.")
+    distributed: DistributedConfig = Field(
+        default=DistributedConfig(), description="How several processes share the work."
+    )
 
     def progress(self, step: int, seconds: float) -> float:
         """How much of the run is done, 0 to 1."""
@@ -154,8 +162,12 @@ class TrainConfig(Section):
 class ModelConfig(Section):
     """Which model to start from, and where the new one goes."""
 
-    base: str = Field(default="boceto", description="As `--model` of `lienzo generate`: folder, file, hub id, or boceto.")
-    out: Path = Field(default=Path("trained"), description="The folder of the run: checkpoints, log, and what comes out.")
+    base: str = Field(
+        default="boceto", description="As `--model` of `lienzo generate`: folder, file, hub id, or boceto."
+    )
+    out: Path = Field(
+        default=Path("trained"), description="The folder of the run: checkpoints, log, and what comes out."
+    )
     train_text_encoder: bool = Field(default=False, description="Let the text encoder learn as well.")
     unet: Mapping[str, Any] | None = Field(default=None, description="Of scratch-unet: as in `unet/config.json`.")
     vae: Mapping[str, Any] | None = Field(default=None, description="Of scratch-vae: as in `vae/config.json`.")
@@ -171,7 +183,8 @@ class LossConfig(Section):
     """What is punished. Left alone, the plain loss E ||eps - eps_theta(x_t, t)||^2 (arXiv:2006.11239, eq. 14)."""
 
     prediction: Literal["epsilon", "v_prediction", "sample"] | None = Field(
-        default=None, description="What the network says: noise, v (arXiv:2202.00512) or x0; null: as the base model does."
+        default=None,
+        description="What the network says: noise, v (arXiv:2202.00512) or x0; null: as the base model does.",
     )
     kind: Literal["l2", "huber"] = Field(
         default="l2", description="Squared, or pseudo-Huber (arXiv:2403.16728): quadratic near 0, linear far from it."
@@ -188,10 +201,13 @@ class LossConfig(Section):
         default=0.0, ge=0, le=1, description="A shift of whole channels added to the noise (Guttenberg 2023: 0.1)."
     )
     zero_terminal_snr: bool = Field(
-        default=False, description="Let the last timestep be pure noise (arXiv:2305.08891); needs v_prediction or sample."
+        default=False,
+        description="Let the last timestep be pure noise (arXiv:2305.08891); needs v_prediction or sample.",
     )
     masked: bool = Field(default=False, description="Count only what the pictures' masks show.")
-    prior_weight: float = Field(default=1.0, ge=0, description="Of class pictures (DreamBooth, arXiv:2208.12242, eq. 2).")
+    prior_weight: float = Field(
+        default=1.0, ge=0, description="Of class pictures (DreamBooth, arXiv:2208.12242, eq. 2)."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -319,7 +335,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     for found in error.errors(include_url=False):
         name, got = ".".join(map(str, found["loc"])), found["input"]
         if found["type"] == "extra_forbidden":
-            lines.append(f"{name}: no such setting; {nearest(str(found['loc'][-1]), _fields(model, found['loc'][:-1]))}")
+            lines.append(
+                f"{name}: no such setting; {nearest(str(found['loc'][-1]), _fields(model, found['loc'][:-1]))}"
+            )
         elif found["type"] == "missing":
             lines.append(f"{name}: is missing; it has no default.")
         elif found["type"] == "literal_error" and isinstance(got, str):
@@ -328,7 +346,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         else:
             said = str(found["ctx"]["error"]) if found["type"] == "value_error" else found["msg"]
             shown = repr(got)
-            lines.append(f"{name}: got {shown if len(shown) <= 80 else shown[:77] + '...'}; {said}." if name else f"{said}.")
+            lines.append(
+                f"{name}: got {shown if len(shown) <= 80 else shown[:77] + '...'}; {said}." if name else f"{said}."
+            )
     return "\n".join(lines)
 
 

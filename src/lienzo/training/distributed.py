@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lienzo.errors import ConfigError, MissingExtraError
+from lienzo.training import optimizers
 from lienzo.training.blocks import blocks
 from lienzo.training.config import TrainConfig
 
@@ -55,8 +56,28 @@ class Strategy(ABC):
     def backward(self, value: Tensor) -> None:
         value.backward()  # type: ignore[no-untyped-call]
 
-    def norm(self, parameters: Mapping[str, nn.Parameter]) -> Tensor:
-        """The norm of all gradients together."""
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.step()
+
+    def state(
+        self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The optimizer's state as whole tensors, and what JSON can hold; every process has to ask."""
+        tensors, rest = optimizers.state_tensors(optimizer, parameters)
+        return {name: self.full(value, parameters[name.rpartition("/")[0]]) for name, value in tensors.items()}, rest
+
+    def load_state(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        tensors: Mapping[str, Tensor],
+        rest: Mapping[str, Any],
+    ) -> None:
+        """Put the optimizer's state back, and tell the strategy that the parameters have other values."""
+        optimizers.load_state(optimizer, parameters, tensors, rest, self.place)
+
+    def norm(self, parameters: Mapping[str, nn.Parameter]) -> Tensor | None:
+        """The norm of all gradients together; None where only the strategy itself sees them."""
         norm = nn.utils.get_total_norm([p.grad for p in parameters.values() if p.grad is not None], foreach=None)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
@@ -67,7 +88,7 @@ class Strategy(ABC):
             values /= self.world
         return values
 
-    def full(self, value: Tensor, like: nn.Parameter | None) -> Tensor:
+    def full(self, value: Tensor, like: Tensor) -> Tensor:
         """A checkpoint's form of a tensor that belongs to a parameter; every process has to ask."""
         return value.detach()
 
@@ -113,7 +134,7 @@ class Sharded(Strategy):
         self.root.set_requires_gradient_sync(last)
         return nullcontext()
 
-    def full(self, value: Tensor, like: nn.Parameter | None) -> Tensor:
+    def full(self, value: Tensor, like: Tensor) -> Tensor:
         if isinstance(like, DTensor) and not isinstance(value, DTensor) and value.shape == like.to_local().shape:
             value = DTensor.from_local(
                 value.to(like.device), like.device_mesh, like.placements, run_check=False,
@@ -128,7 +149,10 @@ class Sharded(Strategy):
 
 
 class Zero(Strategy):
-    """As DeepSpeed's own configuration file says (ZeRO 1 to 3)."""
+    """As DeepSpeed's own configuration file says: ZeRO 0 to 2. For what ZeRO 3 does there is `Sharded`.
+
+    DeepSpeed clips and steps in one go, so a gradient that is not finite is seen in the next step's loss only.
+    """
 
     def part(self, last: bool) -> AbstractContextManager[Any]:
         self.engine.set_gradient_accumulation_boundary(last)
@@ -136,7 +160,7 @@ class Zero(Strategy):
 
     def engage(self, optimizer: torch.optim.Optimizer) -> None:
         try:
-            import deepspeed
+            import deepspeed  # type: ignore[import-untyped]
         except ImportError:
             raise MissingExtraError(
                 'DeepSpeed is not installed. Run: pip install "lienzo[deepspeed]" '
@@ -162,11 +186,57 @@ class Zero(Strategy):
                 )
         if "optimizer" in given or "scheduler" in given:
             raise ConfigError(f"{path}: optimizer and scheduler are the recipe's; leave them out there.")
+        if given.get("zero_optimization", {}).get("stage", 0) > 2:
+            raise ConfigError(
+                f'{path}: ZeRO stage 3 is not supported. distributed.strategy = "fsdp" splits the parameters as well.'
+            )
+        if self.config.optimizer.name != "adamw" or run.precision == "fp16":
+            raise ConfigError('With DeepSpeed, optimizer.name has to be "adamw", and run.precision "fp32" or "bf16".')
+        optimizers.set_rate(optimizer, 0.0)  # DeepSpeed takes one step to make room for the state
         self.engine, *_ = deepspeed.initialize(model=self.module, optimizer=optimizer, config={**given, **ours})
         self.module = self.engine
+        for state in optimizer.state.values():
+            for value in state.values():
+                value.zero_()
 
     def backward(self, value: Tensor) -> None:
         self.engine.backward(value)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.engine.step()
+
+    def norm(self, parameters: Mapping[str, nn.Parameter]) -> Tensor | None:
+        return None
+
+    def state(
+        self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        tensors = {
+            f"{name}/{what}": safe_get_full_optimizer_state(p, what).detach()
+            for name, p in parameters.items()
+            for what in ("exp_avg", "exp_avg_sq")
+        }
+        steps = next(iter(optimizer.state.values()))["step"]
+        counts = {f"{name}/step": steps.clone() for name in parameters}
+        return {**tensors, **counts}, {"numbers": {}, "groups": [{} for _ in optimizer.param_groups]}
+
+    def load_state(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        tensors: Mapping[str, Tensor],
+        rest: Mapping[str, Any],
+    ) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        for name, p in parameters.items():
+            safe_set_full_fp32_param(p, p.detach().clone())  # DeepSpeed steps from a copy of its own
+            for what in ("exp_avg", "exp_avg_sq"):
+                safe_set_full_optimizer_state(p, tensors[f"{name}/{what}"], what)
+            for state in optimizer.state.values():
+                state["step"].copy_(tensors[f"{name}/step"])
 
 
 def strategy(module: nn.Module, config: TrainConfig) -> Strategy:

@@ -5,6 +5,7 @@ run that was interrupted and started again with the same command equals one that
 equals one on one process to rounding.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lienzo.errors import ConfigError, NonFiniteError
@@ -32,12 +32,8 @@ Batch = TypeVar("Batch")
 
 LONGEST_STEP = 10.0
 """Seconds that one step counts at most towards `run.minutes`: a paused process does not spend its time."""
-MAY_CHANGE = {
-    "run": {"steps", "minutes", "save_every", "keep", "checkpointing", "compile", "accumulate", "ema_on_cpu"},
-    "watch": ...,
-    "distributed": ...,
-}
-"""Settings that a run may go on with otherwise than it began and still mean the same."""
+MAY_CHANGE = {"steps", "minutes", "save_every", "keep", "checkpointing", "compile", "accumulate", "ema_on_cpu"}
+"""Settings of `run` that may be others when it goes on. Steps and minutes are how one prolongs it."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -146,7 +142,7 @@ def train(
             shown.step(state.step, value, done)
 
             if state.step % config.watch.log_every == 0 or done >= 1:
-                shown.line(state.step, state.seconds, rate=rate, gradient=norm)
+                shown.line(state.step, state.seconds, rate=rate, **({} if norm is None else {"gradient": norm}))
             better = _ask(hooks, model, state, config, shown, last=done >= 1)
             if state.step % run.save_every == 0 or better or done >= 1:
                 state.save(folder, shown.energy(), best=better)
@@ -185,8 +181,8 @@ def _parts(config: TrainConfig, step: int, ways: Strategy) -> list[Share]:
 
 def _gradients(
     ways: Strategy, state: "_State[Any]", batch: Callable[[Share], Any], parts: list[Share]
-) -> tuple[float, float]:
-    """Leave the step's gradient in the parameters. Returns its loss and the gradient's norm.
+) -> tuple[float, float | None]:
+    """Leave the step's gradient in the parameters. Returns its loss and the gradient's norm, where that can be seen.
 
     Raises:
         NonFiniteError: one of them is not finite.
@@ -207,14 +203,15 @@ def _gradients(
     mean = ways.mean(own.mean())
     if state.scaler:
         state.scaler.unscale_(state.optimizer)
-    norm = state.norm()
-    loss, size = torch.stack([mean, norm.to(mean)]).tolist()  # the only time a step waits for the device
-    if not torch.isfinite(torch.tensor(loss)):
+    norm = ways.norm(state.parameters)
+    figures = [mean] if norm is None else [mean, norm.to(mean)]
+    loss, *sizes = torch.stack(figures).tolist()  # the only time a step waits for the device
+    if not math.isfinite(loss):
         raise NonFiniteError(_blame("loss", loss, parts, own, keys))
     # with scaled fp16 gradients, an overflow now and then is how the scale is found: that step is left out
-    if not state.scaler and not torch.isfinite(torch.tensor(size)):
-        raise NonFiniteError(_blame("gradient's norm", size, parts, own, keys))
-    return loss, size
+    if not state.scaler and not all(map(math.isfinite, sizes)):
+        raise NonFiniteError(_blame("gradient's norm", sizes[0], parts, own, keys))
+    return loss, sizes[0] if sizes else None
 
 
 def _blame(what: str, value: float, parts: list[Share], own: Tensor, keys: list[Any]) -> str:
@@ -281,20 +278,17 @@ class _State(Generic[Model]):
     def clear_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
-    def norm(self) -> Tensor:
-        return self.ways.norm(self.parameters)
-
-    def update(self, norm: float) -> None:
+    def update(self, norm: float | None) -> None:
         """Clip, step, average."""
         clip = self.config.optimizer.clip
-        if clip is not None and norm > clip:
+        if clip is not None and norm is not None and norm > clip:
             grads = [p.grad for p in self.parameters.values() if p.grad is not None]
             torch._foreach_mul_(grads, clip / (norm + 1e-6))
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            self.optimizer.step()
+            self.ways.step(self.optimizer)
         if self.ema:
             self.ema.update()
         self.step += 1
@@ -307,11 +301,10 @@ class _State(Generic[Model]):
 
     def save(self, folder: Path, energy: Mapping[str, Any], *, best: bool) -> None:
         ways = self.ways
-        tensors, rest = optimizers.state_tensors(self.optimizer, self.parameters)
-        owners = {name: self.parameters[name.rpartition("/")[0]] for name in tensors}
+        tensors, rest = ways.state(self.optimizer, self.parameters)
         parts = {
             "model": {name: ways.full(value, value) for name, value in self.tensors.items()},
-            "optimizer": {name: ways.full(value, owners[name]) for name, value in tensors.items()},
+            "optimizer": tensors,
         }
         if self.ema:
             parts["ema"] = {name: ways.full(value, self.tensors[name]) for name, value in self.ema.average.items()}
@@ -355,7 +348,7 @@ class _State(Generic[Model]):
                 for name, value in found.tensors("ema").items():
                     mean = self.ema.average[name]
                     mean.copy_(place(value, mean))
-        optimizers.load_state(self.optimizer, self.parameters, found.tensors("optimizer"), meta["optimizer"], place)
+        self.ways.load_state(self.optimizer, self.parameters, found.tensors("optimizer"), meta["optimizer"])
         if self.scaler and meta["scaler"]:
             self.scaler.load_state_dict(meta["scaler"])
         self.step, self.seconds, self.best, self.kwh = found.step, meta["seconds"], meta["best"], meta["kwh"]
@@ -368,9 +361,10 @@ class _State(Generic[Model]):
             f"{section}.{key} was {value!r}, is {new[section].get(key)!r}"
             for section in ("optimizer", "schedule", "run")
             for key, value in old[section].items()
-            if new[section].get(key) != value and key not in MAY_CHANGE.get(section, ())
+            if new[section].get(key) != value and not (section == "run" and key in MAY_CHANGE)
         ]
         if changed and self.ways.rank == 0:
             warnings.warn(
-                f"The run in {folder} goes on with other settings than it began with: {'; '.join(changed)}.", stacklevel=4
+                f"The run in {folder} goes on with other settings than it began with: {'; '.join(changed)}.",
+                stacklevel=4,
             )

@@ -58,8 +58,7 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
 
 def training(optimizer: torch.optim.Optimizer) -> None:
     """Schedule-free optimizers: hold the weights at which gradients are taken (arXiv:2405.15682, y)."""
-    if hasattr(optimizer, "train"):
-        optimizer.train()
+    getattr(optimizer, "train", lambda: None)()
 
 
 @contextmanager
@@ -77,7 +76,7 @@ def evaluating(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     try:
         yield
     finally:
-        optimizer.train()
+        training(optimizer)
         with torch.no_grad():
             for p, value in zip(parameters, own, strict=True):
                 p.copy_(value)

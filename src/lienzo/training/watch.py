@@ -192,7 +192,11 @@ def _tracker() -> Any:
         raise MissingExtraError('watch.energy needs codecarbon. Run: pip install "lienzo[train]"') from None
     # the country only matters for grams of CO2, which are not told; offline, so that nothing is sent anywhere
     tracker = OfflineEmissionsTracker(
-        country_iso_code="ESP", save_to_file=False, log_level="critical", allow_multiple_runs=True, measure_power_secs=15
+        country_iso_code="ESP",
+        save_to_file=False,
+        log_level="critical",
+        allow_multiple_runs=True,
+        measure_power_secs=15,
     )
     tracker.start_task()
     return tracker
@@ -203,4 +207,4 @@ def _board(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError('watch.tensorboard needs tensorboard. Run: pip install "lienzo[train]"') from None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
