@@ -149,7 +149,7 @@ class Sharded(Strategy):
 
 
 class Zero(Strategy):
-    """As DeepSpeed's own configuration file says: ZeRO 0 to 2. For what ZeRO 3 does there is `Sharded`.
+    """As DeepSpeed's own configuration file says: ZeRO 1 or 2. For what ZeRO 3 does there is `Sharded`.
 
     DeepSpeed clips and steps in one go, so a gradient that is not finite is seen in the next step's loss only.
     """
@@ -186,18 +186,27 @@ class Zero(Strategy):
                 )
         if "optimizer" in given or "scheduler" in given:
             raise ConfigError(f"{path}: optimizer and scheduler are the recipe's; leave them out there.")
-        if given.get("zero_optimization", {}).get("stage", 0) > 2:
+        stage = given.get("zero_optimization", {}).get("stage", 0)
+        if stage not in (1, 2):
             raise ConfigError(
-                f'{path}: ZeRO stage 3 is not supported. distributed.strategy = "fsdp" splits the parameters as well.'
+                f"{path}: zero_optimization.stage is {stage!r}; 1 and 2 are supported. "
+                'For what stage 3 does there is distributed.strategy = "fsdp", for stage 0 "ddp".'
             )
         if self.config.optimizer.name != "adamw" or run.precision == "fp16":
             raise ConfigError('With DeepSpeed, optimizer.name has to be "adamw", and run.precision "fp32" or "bf16".')
-        optimizers.set_rate(optimizer, 0.0)  # DeepSpeed takes one step to make room for the state
+        optimizers.set_rate(optimizer, 0.0)  # for the step below that makes room for the state
         self.engine, *_ = deepspeed.initialize(model=self.module, optimizer=optimizer, config={**given, **ours})
         self.module = self.engine
+        # make room for the state now, so that one can be put back before the first step
+        for group in optimizer.param_groups:
+            for flat in group["params"]:
+                flat.grad = torch.zeros_like(flat)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         for state in optimizer.state.values():
             for value in state.values():
                 value.zero_()
+        self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def backward(self, value: Tensor) -> None:
         self.engine.backward(value)
@@ -211,7 +220,7 @@ class Zero(Strategy):
     def state(
         self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        from deepspeed.utils import safe_get_full_optimizer_state
+        from deepspeed.utils import safe_get_full_optimizer_state  # type: ignore[import-untyped]
 
         tensors = {
             f"{name}/{what}": safe_get_full_optimizer_state(p, what).detach()
