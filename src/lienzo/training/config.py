@@ -24,10 +24,22 @@ Data = TypeVar("Data", bound=BaseModel)
 Read = TypeVar("Read", bound=BaseModel)
 
 
+NONE = "none"
+"""How a recipe says None, for which TOML has no word."""
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, complete, and without room for what is not known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        optional = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
+        return {key: None if value == NONE and key in optional else value for key, value in data.items()}
 
 
 class OptimizerConfig(Section):
@@ -45,13 +57,13 @@ class OptimizerConfig(Section):
         description="The highest; 1e-5 as in Stable Diffusion's own fine-tuning, 1e-4 for LoRA.",
     )
     text_encoder_rate: float | None = Field(
-        default=None, gt=0, le=10, description="For the text encoder where it learns too; null: the same."
+        default=None, gt=0, le=10, description="For the text encoder where it learns too; none: the same."
     )
     betas: tuple[Chance, Chance] = Field(default=(0.9, 0.999), description="Adam's averages (arXiv:1412.6980).")
     eps: float = Field(default=1e-8, gt=0, le=1, description="Adam's epsilon (arXiv:1412.6980).")
     weight_decay: float = Field(default=1e-2, ge=0, le=1, description="Decoupled (arXiv:1711.05101), torch's default.")
     clip: float | None = Field(
-        default=1.0, gt=0, description="Largest norm of the gradient, as in latent diffusion's fine-tuning; null: any."
+        default=1.0, gt=0, description="Largest norm of the gradient, as in latent diffusion's fine-tuning; none: any."
     )
 
 
@@ -93,7 +105,7 @@ class RunConfig(Section):
         default=0.9999,
         gt=0,
         lt=1,
-        description="Decay of the averaged weights (arXiv:2006.11239, appendix B), warmed up; null: no average.",
+        description="Decay of the averaged weights (arXiv:2006.11239, appendix B), warmed up; none: no average.",
     )
     ema_on_cpu: bool = Field(default=False, description="Keep the averaged weights in main memory.")
     save_every: int = Field(default=500, ge=1, description="Steps between checkpoints.")
@@ -107,7 +119,7 @@ class WatchConfig(Section):
     validate_every: int = Field(default=500, ge=1, description="Steps between validations, where the recipe has any.")
     sample_every: int = Field(default=500, ge=1, description="Steps between sample sheets, where the recipe has any.")
     score_every: int | None = Field(
-        default=None, ge=1, description="Steps between scores (FID, CLIP score), where the recipe has any; null: never."
+        default=None, ge=1, description="Steps between scores (FID, CLIP score), where the recipe has any; none: never."
     )
     tensorboard: bool = Field(default=False, description="Write TensorBoard's event files too (needs tensorboard).")
     energy: bool = Field(default=False, description="Measure the energy used (needs codecarbon).")
@@ -184,7 +196,7 @@ class LossConfig(Section):
 
     prediction: Literal["epsilon", "v_prediction", "sample"] | None = Field(
         default=None,
-        description="What the network says: noise, v (arXiv:2202.00512) or x0; null: as the base model does.",
+        description="What the network says: noise, v (arXiv:2202.00512) or x0; none: as the base model does.",
     )
     kind: Literal["l2", "huber"] = Field(
         default="l2", description="Squared, or pseudo-Huber (arXiv:2403.16728): quadratic near 0, linear far from it."
@@ -223,7 +235,7 @@ class AdapterConfig(Section):
     """What lora and textual_inversion train beside the frozen model."""
 
     rank: int = Field(default=16, ge=1, le=1024, description="Of the low-rank matrices (arXiv:2106.09685).")
-    alpha: float | None = Field(default=None, gt=0, description="The update counts alpha / rank; null: as rank.")
+    alpha: float | None = Field(default=None, gt=0, description="The update counts alpha / rank; none: as rank.")
     targets: tuple[Literal["unet", "text_encoder"], ...] = Field(
         default=("unet",), min_length=1, description="Networks that get one."
     )
@@ -293,9 +305,29 @@ def override_value(data: dict[str, Any], override: str) -> None:
 
 
 def dump(config: Section) -> str:
-    """The whole configuration as TOML, defaults included; what is null is left out, as TOML has no word for it."""
-    data = config.model_dump(mode="json", exclude_none=True)
-    return "\n".join(_tables(data, ())).strip() + "\n"
+    """The whole configuration as TOML, defaults included; what is None by default is left out."""
+    return "\n".join(_tables(_plain(config), ())).strip() + "\n"
+
+
+def _plain(model: BaseModel) -> dict[str, Any]:
+    data = model.model_dump(mode="json")
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            data[name] = _plain(value)
+        elif value is None and field.default is not None:
+            data[name] = NONE
+    return _without_none(data)  # type: ignore[no-any-return]
+
+
+def _without_none(value: Any) -> Any:
+    match value:
+        case dict():
+            return {k: _without_none(v) for k, v in value.items() if v is not None}
+        case list():
+            return [_without_none(v) for v in value]
+        case _:
+            return value
 
 
 def _tables(data: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
