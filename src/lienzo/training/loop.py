@@ -166,7 +166,7 @@ def _check(model: nn.Module, config: TrainConfig) -> None:
             'dtype="fp32"; run.precision makes the arithmetic faster all the same.'
         )
     if config.optimizer.name == "schedulefree" and config.run.ema is not None:
-        raise ConfigError("Schedule-free AdamW averages the weights itself: set run.ema to "none" (in Python None).")
+        raise ConfigError('Schedule-free AdamW averages the weights itself: set run.ema to "none" (in Python None).')
 
 
 def _parts(config: TrainConfig, step: int, ways: Strategy) -> list[Share]:
