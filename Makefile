@@ -37,7 +37,7 @@ $(VENV)/run.done: pyproject.toml constraints.txt
 $(VENV)/dev.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	@$(BIN)/pip list 2>/dev/null | grep -i '^nvidia' && { echo "A CUDA build of torch was installed; constraints.txt should prevent that."; exit 1; } || true
+	@$(BIN)/pip list 2>/dev/null | grep -i '^nvidia' | grep -vi '^nvidia-ml-py' && { echo "A CUDA build of torch was installed; constraints.txt should prevent that."; exit 1; } || true
 	@touch $@ $(VENV)/run.done
 
 clean:

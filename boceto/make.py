@@ -9,6 +9,7 @@ import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from math import isfinite
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from boceto.card import last_line, write_card
 from boceto.judge import judge
@@ -27,8 +28,10 @@ from lienzo.models.clip import TextConfig, TextEncoder
 from lienzo.models.tokenizer import Tokenizer
 from lienzo.models.unet import UNet, UNetConfig
 from lienzo.models.vae import VAE, VAEConfig
-from lienzo.training.loop import TrainConfig, train
+from lienzo.training.config import OptimizerConfig, RateConfig, RunConfig, TrainConfig, WatchConfig
+from lienzo.training.loop import train
 from lienzo.training.losses import CaptionedLatents, Conditioned, diffusion_loss, vae_loss
+from lienzo.training.share import Share
 
 SIDE: Final = 128
 CROP: Final = 64
@@ -145,25 +148,18 @@ def _vae(work: Path, recipe: Recipe) -> VAE:
     scenes = [sample_scene(rng) for _ in range(recipe.vae_pictures)]
     pool = torch.stack([pixels(scene) for scene in scenes])
 
-    def batch(generator: Generator) -> Tensor:
-        chosen = torch.randint(len(pool), (recipe.vae_batch, 2), generator=generator).tolist()
-        jitter = torch.randint(-24, 25, (recipe.vae_batch, 2), generator=generator).tolist()
+    def batch(share: Share) -> Tensor:
+        chosen = share.integers("scene", len(pool)).tolist()
+        which = share.integers("thing", 2**16).tolist()
+        jitter = [(share.integers(axis, 49) - 24).tolist() for axis in ("x", "y")]
         crops = []
-        for (index, which), (dx, dy) in zip(chosen, jitter, strict=True):
-            thing = scenes[index].things[which % len(scenes[index].things)]
+        for index, thing_index, dx, dy in zip(chosen, which, *jitter, strict=True):
+            thing = scenes[index].things[thing_index % len(scenes[index].things)]
             left, top = _corner(thing.x, dx), _corner(thing.y, dy)
             crops.append(pool[index, :, top : top + CROP, left : left + CROP])
         return signed(torch.stack(crops).to(recipe.device)).contiguous(memory_format=torch.channels_last)
 
-    config = TrainConfig(
-        steps=recipe.steps,
-        minutes=recipe.minutes * VAE_SHARE,
-        learning_rate=recipe.vae_rate,
-        warmup=100,
-        ema=0.998,
-        weight_decay=0.0,
-        save_every=recipe.save_every,
-    )
+    config = _config(recipe, VAE_SHARE, batch=recipe.vae_batch, rate=recipe.vae_rate, decay=0.0, ema=0.998)
     train(vae, vae_loss, batch, config, work / "vae").copy_to(vae)
     return centred(vae.requires_grad_(False), signed(pool[:512].to(recipe.device)))
 
@@ -295,28 +291,36 @@ def _conditioned(work: Path, recipe: Recipe, tokenizer: Tokenizer, data: dict[st
     model.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean, std, scale = data["mean"], data["std"], data["scale"].item()
 
-    def batch(generator: Generator) -> CaptionedLatents:
-        scenes = torch.randint(len(mean), (recipe.batch,), generator=generator)
-        wording = torch.randint(recipe.wordings, (recipe.batch,), generator=generator)
-        short = torch.rand((), generator=generator) < recipe.short_steps
+    def batch(share: Share) -> CaptionedLatents:
+        scenes = share.integers("scene", len(mean))
+        wording = share.integers("wording", recipe.wordings)
+        short = share.common("short") < recipe.short_steps
         ids = data["ids"][scenes, wording, : recipe.short if short else None].long()
-        noise = torch.randn(mean[scenes].shape, generator=generator)
+        noise = share.normal("posterior", *mean.shape[1:])
         latents = (mean[scenes] + std[scenes] * noise) * scale
         return CaptionedLatents(latents=latents.to(recipe.device), ids=ids.to(recipe.device))
 
     # No min-SNR weights: they all but silence the high noise levels, where only the caption tells what is to be seen.
-    loss = diffusion_loss(Schedule(recipe.schedule), empty=token_ids(tokenizer, [""])[0], dropout=0.1, gamma=None)
-    config = TrainConfig(
-        steps=recipe.steps,
-        minutes=recipe.minutes * (1 - VAE_SHARE),
-        learning_rate=recipe.rate,
-        warmup=100,
-        ema=recipe.ema,
-        weight_decay=0.01,
-        save_every=recipe.save_every,
-    )
+    loss = diffusion_loss(Schedule(recipe.schedule), empty=token_ids(tokenizer, [""])[0], dropout=0.1)
+    config = _config(recipe, 1 - VAE_SHARE, batch=recipe.batch, rate=recipe.rate, decay=0.01, ema=recipe.ema)
     train(model, loss, batch, config, work / "unet").copy_to(model)
     return model
+
+
+def _config(recipe: Recipe, part: float, *, batch: int, rate: float, decay: float, ema: float) -> TrainConfig:
+    minutes = recipe.minutes * part
+    return TrainConfig(
+        optimizer=OptimizerConfig(learning_rate=rate, betas=(0.9, 0.99), weight_decay=decay),
+        schedule=RateConfig(shape="cosine", warmup=100),
+        run=RunConfig(
+            steps=recipe.steps,
+            minutes=minutes if isfinite(minutes) else None,
+            batch_size=batch,
+            ema=ema,
+            save_every=recipe.save_every,
+        ),
+        watch=WatchConfig(log_every=50),
+    )
 
 
 # --- export -----------------------------------------------------------------------------------------------------------

@@ -3,15 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor, nn
 
 from lienzo.diffusion.schedule import Schedule, ScheduleConfig
 from lienzo.models.clip import TextConfig, TextEncoder
 from lienzo.models.unet import UNet, UNetConfig
 from lienzo.models.vae import VAE, VAEConfig
-from lienzo.training.loop import TrainConfig, step_generator, train
-from lienzo.training.losses import CaptionedLatents, Conditioned, diffusion_loss, vae_loss
+from lienzo.training.blocks import blocks, recomputed
+from lienzo.training.config import LossConfig, OptimizerConfig, RateConfig, RunConfig, TrainConfig
+from lienzo.training.loop import train
+from lienzo.training.losses import CaptionedLatents, Conditioned, diffusion_loss, vae_loss, validation_loss
+from lienzo.training.share import Share
 
 SCHEDULE = ScheduleConfig(
     beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction"
@@ -41,25 +45,42 @@ TEXT = TextConfig(
 EMPTY = torch.tensor([8, 9, 9, 9, 9, 9])
 
 
+def share(seed: int, step: int, size: int = 16) -> Share:
+    return Share(seed=seed, step=step, size=size)
+
+
 def conditioned() -> Conditioned:
     torch.manual_seed(0)
     return Conditioned(TextEncoder(TEXT), UNet(UNET))
 
 
-def two_flat_pictures(generator: Generator) -> CaptionedLatents:
-    which = torch.randint(2, (16,), generator=generator)
+def two_flat_pictures(share: Share) -> CaptionedLatents:
+    which = share.integers("which", 2)
     latents = (which * 2.0 - 1)[:, None, None, None].expand(-1, 4, 4, 4)
-    return CaptionedLatents(latents=latents, ids=torch.stack([torch.tensor([8, 3 + w, 9, 9]) for w in which.tolist()]))
+    ids = torch.stack([torch.tensor([8, 3 + w, 9, 9]) for w in which.tolist()])
+    return CaptionedLatents(latents=latents, ids=ids, keys=tuple(f"picture {w}" for w in which.tolist()))
 
 
-def test_diffusion_loss_falls_and_the_caption_matters(tmp_path: Path) -> None:
+def config(rate: float, batch_size: int = 16, **run: object) -> TrainConfig:
+    return TrainConfig(
+        optimizer=OptimizerConfig(learning_rate=rate),
+        schedule=RateConfig(shape="cosine", warmup=5),
+        run=RunConfig(**{"steps": 60, "batch_size": batch_size, "ema": 0.999, "save_every": 1000, **run}),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("run", [{}, {"precision": "bf16", "checkpointing": True}], ids=["fp32", "bf16"])
+def test_diffusion_loss_falls_and_the_caption_matters(tmp_path: Path, run: dict[str, object]) -> None:
     model = conditioned()
-    loss = diffusion_loss(Schedule(SCHEDULE), empty=EMPTY)
-    fixed = [loss(model, two_flat_pictures(step_generator(7, i)), step_generator(8, i)).item() for i in range(4)]
-    config = TrainConfig(steps=60, learning_rate=5e-3, warmup=5, save_every=1000)
-    train(model, loss, two_flat_pictures, config, tmp_path)
-    after = [loss(model, two_flat_pictures(step_generator(7, i)), step_generator(8, i)).item() for i in range(4)]
-    assert sum(after) < 0.5 * sum(fixed)
+    loss = diffusion_loss(Schedule(SCHEDULE), empty=EMPTY, dropout=0.1)
+    validate = validation_loss(Schedule(SCHEDULE), lambda: [two_flat_pictures(share(7, i)) for i in range(2)])
+    with torch.no_grad():
+        before = validate(model)
+        assert validate(model) == before  # always the same question
+    assert set(before) == {"loss", *(f"loss at {t}" for t in (100, 300, 500, 700, 900))}
+    train(model, loss, two_flat_pictures, config(5e-3, **run), tmp_path)
+    with torch.no_grad():
+        assert validate(model)["loss"] < 0.5 * before["loss"]
     x, t = torch.zeros(2, 4, 4, 4), torch.full((2,), 999.0)
     with torch.no_grad():
         # v = -x0 where there is only noise
@@ -68,31 +89,75 @@ def test_diffusion_loss_falls_and_the_caption_matters(tmp_path: Path) -> None:
 
 
 def test_diffusion_loss_is_a_function_of_its_arguments() -> None:
-    model, batch = conditioned(), two_flat_pictures(step_generator(0, 0))
-    loss = diffusion_loss(Schedule(SCHEDULE), empty=EMPTY)
-    first, second, other = (loss(model, batch, step_generator(1, step)) for step in (1, 1, 2))
+    model, batch = conditioned(), two_flat_pictures(share(0, 0))
+    loss = diffusion_loss(Schedule(SCHEDULE))
+    first, second, other = (loss(model, batch, share(1, step)) for step in (1, 1, 2))
     assert torch.equal(first, second) and not torch.equal(first, other)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LossConfig(kind="huber"),
+        LossConfig(weighting="min_snr"),
+        LossConfig(weighting="debiased"),
+        LossConfig(noise_offset=0.1),
+        LossConfig(masked=True),
+    ],
+    ids=lambda settings: str(settings.model_dump(exclude_defaults=True)),
+)
+def test_every_setting_of_the_loss_reaches_it(settings: LossConfig) -> None:
+    model = conditioned()
+    batch = replace(
+        two_flat_pictures(share(0, 0)), mask=(torch.arange(16.0) % 3 == 0).reshape(1, 1, 4, 4).expand(16, -1, -1, -1)
+    )
+    plain, other = (diffusion_loss(Schedule(SCHEDULE), config=c)(model, batch, share(1, 1)) for c in (None, settings))
+    assert torch.isfinite(other) and plain != other
+
+
 def test_with_full_dropout_the_caption_does_not_matter() -> None:
-    model, batch = conditioned(), two_flat_pictures(step_generator(0, 0))
+    model, batch = conditioned(), two_flat_pictures(share(0, 0))
     loss = diffusion_loss(Schedule(SCHEDULE), empty=EMPTY, dropout=1.0)
+    assert batch.ids is not None
     other = replace(batch, ids=torch.full_like(batch.ids, 5))
-    assert torch.equal(loss(model, batch, step_generator(1, 1)), loss(model, other, step_generator(1, 1)))
+    assert torch.equal(loss(model, batch, share(1, 1)), loss(model, other, share(1, 1)))
+
+
+def test_encoded_captions_give_the_same_loss() -> None:
+    model, batch = conditioned(), two_flat_pictures(share(0, 0))
+    encoded = replace(batch, ids=None, context=model.text_encoder(batch.ids))
+    kinds = {EMPTY: batch, model.text_encoder(EMPTY[None])[0]: encoded}
+    one, other = (
+        diffusion_loss(Schedule(SCHEDULE), empty=empty, dropout=0.5)(model, b, share(1, 1))
+        for empty, b in kinds.items()
+    )
+    torch.testing.assert_close(one, other)
+
+
+def test_a_sample_of_no_weight_does_not_count() -> None:
+    model, batch = conditioned(), two_flat_pictures(share(0, 0))
+    weight = torch.ones(16)
+    weight[3] = 0
+    loss = diffusion_loss(Schedule(SCHEDULE))
+    other = batch.latents.clone()
+    other[3] = 50.0
+    one = loss(model, replace(batch, weight=weight), share(1, 1))
+    assert torch.equal(one, loss(model, replace(batch, weight=weight, latents=other), share(1, 1)))
 
 
 def test_vae_loss_falls(tmp_path: Path) -> None:
     torch.manual_seed(0)
     vae = VAE(VAE_TINY)
 
-    def flat(generator: Generator) -> Tensor:
-        return (torch.rand(8, 3, 1, 1, generator=generator) * 2 - 1).expand(-1, -1, 8, 8).contiguous()
+    def flat(share: Share) -> Tensor:
+        colours = torch.stack([share.uniform(c) for c in "rgb"], dim=1).float()[:, :, None, None]
+        return (colours * 2 - 1).expand(-1, -1, 8, 8).contiguous()
 
     def value() -> float:
-        return vae_loss(vae, flat(step_generator(7, 0)), step_generator(8, 0)).item()
+        return vae_loss(vae, flat(share(7, 0, 8)), share(8, 0, 8)).item()
 
     before = value()
-    train(vae, vae_loss, flat, TrainConfig(steps=60, learning_rate=1e-2, warmup=5, save_every=1000), tmp_path)
+    train(vae, vae_loss, flat, config(1e-2, batch_size=8), tmp_path)
     assert value() < 0.6 * before
 
 
@@ -111,5 +176,23 @@ def test_vae_loss_punishes_soft_edges() -> None:
     values = []
     for answer in (soft, flat):
         vae.answer = answer
-        values.append(vae_loss(vae, sharp, step_generator(0, 0)).item())
+        values.append(vae_loss(vae, sharp, share(0, 0, 1)).item())
     assert values[0] > values[1]
+
+
+def test_recomputed_blocks_give_the_same_gradients_and_go_back() -> None:
+    net: nn.Module = conditioned()
+    x, ids = torch.randn(2, 4, 8, 8), torch.tensor([[8, 3, 9, 9], [8, 4, 9, 9]])
+
+    def gradients() -> list[Tensor]:
+        net.zero_grad()
+        net.unet(x, torch.tensor([3, 700]), net.text_encoder(ids)).square().mean().backward()
+        return [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+    plain = gradients()
+    with recomputed(net):
+        assert blocks(net) and all("forward" in vars(block) for block in blocks(net))
+        again = gradients()
+    assert len(plain) == len(list(net.parameters()))
+    assert all(map(torch.equal, plain, again))
+    assert not any("forward" in vars(block) for block in blocks(net))

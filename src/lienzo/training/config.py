@@ -1,0 +1,399 @@
+"""The recipe: everything that says how a model is trained, as one typed, frozen configuration.
+
+It is written as TOML, one table a section, and single values can be overridden by `section.key=value`. An unknown key is an
+error that offers the nearest name. Nothing here needs torch, so that a recipe can be checked at once.
+"""
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lienzo.errors import ConfigError, nearest
+
+KINDS = ("full", "lora", "dreambooth", "textual_inversion", "scratch-vae", "scratch-clip", "scratch-unet")
+Kind = Literal["full", "lora", "dreambooth", "textual_inversion", "scratch-vae", "scratch-clip", "scratch-unet"]
+Chance = Annotated[float, Field(ge=0, le=1)]
+
+SEED_LIMIT = 2**63
+
+Data = TypeVar("Data", bound=BaseModel)
+Read = TypeVar("Read", bound=BaseModel)
+
+
+NONE = "none"
+"""How a recipe says None, for which TOML has no word."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, complete, and without room for what is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        optional = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
+        return {key: None if value == NONE and key in optional else value for key, value in data.items()}
+
+
+class OptimizerConfig(Section):
+    """What turns gradients into steps."""
+
+    name: Literal["adamw", "adamw8bit", "adafactor", "schedulefree"] = Field(
+        default="adamw",
+        description="AdamW (arXiv:1711.05101); with 8-bit state (arXiv:2110.02861, needs bitsandbytes); Adafactor "
+        "(arXiv:1804.04235); schedule-free AdamW (arXiv:2405.15682, needs schedulefree).",
+    )
+    learning_rate: float = Field(
+        default=1e-5,
+        gt=0,
+        le=10,
+        description="The highest; 1e-5 as in Stable Diffusion's own fine-tuning, 1e-4 for LoRA.",
+    )
+    text_encoder_rate: float | None = Field(
+        default=None, gt=0, le=10, description="For the text encoder where it learns too; none: the same."
+    )
+    betas: tuple[Chance, Chance] = Field(default=(0.9, 0.999), description="Adam's averages (arXiv:1412.6980).")
+    eps: float = Field(default=1e-8, gt=0, le=1, description="Adam's epsilon (arXiv:1412.6980).")
+    weight_decay: float = Field(default=1e-2, ge=0, le=1, description="Decoupled (arXiv:1711.05101), torch's default.")
+    clip: float | None = Field(
+        default=1.0, gt=0, description="Largest norm of the gradient, as in latent diffusion's fine-tuning; none: any."
+    )
+
+
+class RateConfig(Section):
+    """How the learning rate goes from the first step to the last."""
+
+    shape: Literal["constant", "linear", "cosine"] = Field(
+        default="constant",
+        description="After the warm-up: stay, fall to 0 along a line, or along a cosine (arXiv:1608.03983). "
+        "Schedule-free AdamW wants constant.",
+    )
+    warmup: int = Field(
+        default=500, ge=0, description="Steps over which the rate rises from 0 (diffusers' examples: 500)."
+    )
+
+
+class RunConfig(Section):
+    """How long, in which precision, and what is kept."""
+
+    steps: int = Field(default=1000, ge=1, description="Optimizer steps.")
+    minutes: float | None = Field(
+        default=None, gt=0, description="Stop earlier, after so much time spent in steps; then rates follow the clock."
+    )
+    seed: int = Field(default=0, ge=0, lt=SEED_LIMIT, description="Of everything random in the run.")
+    batch_size: int = Field(default=4, ge=1, description="Samples a step, over all processes and parts together.")
+    accumulate: int = Field(
+        default=1, ge=1, description="Parts in which each process works through its share of a batch, to save memory."
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32",
+        description="Of the arithmetic; trained weights and optimizer stay fp32 (arXiv:1710.03740). fp16 scales the loss.",
+    )
+    checkpointing: bool = Field(
+        default=False,
+        description="Compute activations again in the backward pass (arXiv:1604.06174): less memory, slower.",
+    )
+    compile: bool = Field(default=False, description="Compile the networks' blocks (torch.compile).")
+    ema: float | None = Field(
+        default=0.9999,
+        gt=0,
+        lt=1,
+        description="Decay of the averaged weights (arXiv:2006.11239, appendix B), warmed up; none: no average.",
+    )
+    ema_on_cpu: bool = Field(default=False, description="Keep the averaged weights in main memory.")
+    save_every: int = Field(default=500, ge=1, description="Steps between checkpoints.")
+    keep: int = Field(default=2, ge=1, le=1000, description="The newest checkpoints that stay, beside the best one.")
+
+
+class WatchConfig(Section):
+    """What is told on the way."""
+
+    log_every: int = Field(default=10, ge=1, description="Steps between lines in the log.")
+    validate_every: int = Field(default=500, ge=1, description="Steps between validations, where the recipe has any.")
+    sample_every: int = Field(default=500, ge=1, description="Steps between sample sheets, where the recipe has any.")
+    score_every: int | None = Field(
+        default=None, ge=1, description="Steps between scores (FID, CLIP score), where the recipe has any; none: never."
+    )
+    tensorboard: bool = Field(default=False, description="Write TensorBoard's event files too (needs tensorboard).")
+    energy: bool = Field(default=False, description="Measure the energy used (needs codecarbon).")
+
+
+class DistributedConfig(Section):
+    """How several processes share the work; they are started by `torchrun --nproc-per-node N -m lienzo train ...`."""
+
+    strategy: Literal["ddp", "fsdp", "deepspeed"] = Field(
+        default="ddp",
+        description="Every process has the whole model (DDP, arXiv:2006.15704); a part of it (FSDP2, arXiv:2304.11277); "
+        "as DeepSpeed's file says (ZeRO, arXiv:1910.02054). One process alone needs none and takes DDP for plain.",
+    )
+    deepspeed: Path | None = Field(default=None, description="DeepSpeed's own JSON file: zero_optimization and so on.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.strategy == "deepspeed") != (self.deepspeed is not None):
+            raise ValueError('distributed.strategy = "deepspeed" and distributed.deepspeed = FILE go together')
+        return self
+
+
+class TrainConfig(Section):
+    """What the loop has to know; a recipe knows more."""
+
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="What turns gradients into steps.")
+    schedule: RateConfig = Field(default=RateConfig(), description="The learning rate's course.")
+    run: RunConfig = Field(default=RunConfig(), description="How long, in which precision, and what is kept.")
+    watch: WatchConfig = Field(default=WatchConfig(), description="What is told on the way.")
+    distributed: DistributedConfig = Field(
+        default=DistributedConfig(), description="How several processes share the work."
+    )
+
+    def progress(self, step: int, seconds: float) -> float:
+        """How much of the run is done, 0 to 1."""
+        spent = 0.0 if self.run.minutes is None else seconds / 60 / self.run.minutes
+        return min(1.0, max(step / self.run.steps, spent))
+
+    def rate(self, step: int, seconds: float = 0.0) -> float:
+        """What a step's learning rates are multiplied with."""
+        rise = min(1.0, (step + 1) / self.schedule.warmup) if self.schedule.warmup else 1.0
+        done = self.progress(step, seconds)
+        match self.schedule.shape:
+            case "constant":
+                return rise
+            case "linear":
+                return rise * (1 - done)
+            case "cosine":
+                return rise * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class ModelConfig(Section):
+    """Which model to start from, and where the new one goes."""
+
+    base: str = Field(
+        default="boceto", description="As `--model` of `lienzo generate`: folder, file, hub id, or boceto."
+    )
+    out: Path = Field(
+        default=Path("trained"), description="The folder of the run: checkpoints, log, and what comes out."
+    )
+    train_text_encoder: bool = Field(default=False, description="Let the text encoder learn as well.")
+    unet: Mapping[str, Any] | None = Field(default=None, description="Of scratch-unet: as in `unet/config.json`.")
+    vae: Mapping[str, Any] | None = Field(default=None, description="Of scratch-vae: as in `vae/config.json`.")
+    text_encoder: Mapping[str, Any] | None = Field(
+        default=None, description="Of scratch-unet and scratch-clip: as in `text_encoder/config.json`."
+    )
+    image_encoder: Mapping[str, Any] | None = Field(
+        default=None, description="Of scratch-clip: as in a CLIP model's vision configuration."
+    )
+
+
+class LossConfig(Section):
+    """What is punished. Left alone, the plain loss E ||eps - eps_theta(x_t, t)||^2 (arXiv:2006.11239, eq. 14)."""
+
+    prediction: Literal["epsilon", "v_prediction", "sample"] | None = Field(
+        default=None,
+        description="What the network says: noise, v (arXiv:2202.00512) or x0; none: as the base model does.",
+    )
+    kind: Literal["l2", "huber"] = Field(
+        default="l2", description="Squared, or pseudo-Huber (arXiv:2403.16728): quadratic near 0, linear far from it."
+    )
+    huber_c: float = Field(default=0.1, gt=0, description="Where Huber turns linear (arXiv:2403.16728).")
+    huber_schedule: Literal["constant", "exponential", "snr"] = Field(
+        default="snr", description="How huber_c falls with the noise level (arXiv:2403.16728, section 4)."
+    )
+    weighting: Literal["none", "min_snr", "debiased"] = Field(
+        default="none", description="Of noise levels: min-SNR-gamma (arXiv:2303.09556) or debiased (arXiv:2310.08442)."
+    )
+    gamma: float = Field(default=5.0, gt=0, description="Of min-SNR weights (arXiv:2303.09556: 5).")
+    noise_offset: float = Field(
+        default=0.0, ge=0, le=1, description="A shift of whole channels added to the noise (Guttenberg 2023: 0.1)."
+    )
+    zero_terminal_snr: bool = Field(
+        default=False,
+        description="Let the last timestep be pure noise (arXiv:2305.08891); needs v_prediction or sample.",
+    )
+    masked: bool = Field(default=False, description="Count only what the pictures' masks show.")
+    prior_weight: float = Field(
+        default=1.0, ge=0, description="Of class pictures (DreamBooth, arXiv:2208.12242, eq. 2)."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ValueError(
+                "zero_terminal_snr needs prediction 'v_prediction' or 'sample': from pure noise, predicting the noise says "
+                "nothing about the picture"
+            )
+        return self
+
+
+class AdapterConfig(Section):
+    """What lora and textual_inversion train beside the frozen model."""
+
+    rank: int = Field(default=16, ge=1, le=1024, description="Of the low-rank matrices (arXiv:2106.09685).")
+    alpha: float | None = Field(default=None, gt=0, description="The update counts alpha / rank; none: as rank.")
+    targets: tuple[Literal["unet", "text_encoder"], ...] = Field(
+        default=("unet",), min_length=1, description="Networks that get one."
+    )
+    conv: bool = Field(default=False, description="Convolutions too, not only linear layers.")
+    style: Literal["diffusers", "kohya"] = Field(default="diffusers", description="Names in the file that comes out.")
+    token: str | None = Field(default=None, description="Textual inversion (arXiv:2208.01618): the new word.")
+    initial: str | None = Field(default=None, description="Textual inversion: a word to start from.")
+    vectors: int = Field(default=1, ge=1, le=75, description="Textual inversion: embeddings that the word stands for.")
+
+
+class Recipe(TrainConfig, Generic[Data]):
+    """One training run, complete; generic in what its `[data]` section is, so that this module knows no data format."""
+
+    kind: Kind = Field(description="What is trained: " + ", ".join(KINDS) + ".")
+    data: Data = Field(description="The pictures.")
+    validation: Data | None = Field(default=None, description="Pictures that are never trained on.")
+    model: ModelConfig = Field(default=ModelConfig(), description="Where to start from, and where it goes.")
+    loss: LossConfig = Field(default=LossConfig(), description="What is punished.")
+    adapter: AdapterConfig = Field(default=AdapterConfig(), description="What lora and textual_inversion train.")
+
+    @model_validator(mode="after")
+    def _kind_has_what_it_needs(self) -> Self:
+        if self.kind == "textual_inversion" and self.adapter.token is None:
+            raise ValueError("kind = 'textual_inversion' needs the new word: set adapter.token")
+        return self
+
+
+def read_recipe(path: Path, model: type[Read], overrides: Iterable[str] = ()) -> Read:
+    """Read a recipe file and apply `section.key=value` overrides.
+
+    Args:
+        model: what it has to be, `Recipe[DataConfig]` as a rule.
+
+    Raises:
+        ConfigError: no such file, no TOML, an unknown key, or a value that is not allowed; all of them are listed.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The recipe {path} cannot be read: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no TOML: {error}.") from None
+    for override in overrides:
+        override_value(data, override)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}:\n{explain(error, model)}") from None
+
+
+def override_value(data: dict[str, Any], override: str) -> None:
+    """Set what `section.key=value` says, value being TOML (`1e-4`, `true`, `["unet"]`); a bare word is a string."""
+    name, equals, text = override.partition("=")
+    *sections, key = name.strip().split(".")
+    if not equals or not all((*sections, key)):
+        raise ConfigError(f"Override {override!r}: expected section.key=value, say optimizer.learning_rate=1e-4.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    place = data
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"Override {override!r}: {section} is a value, not a section.")
+    place[key] = value
+
+
+def dump(config: Section) -> str:
+    """The whole configuration as TOML, defaults included; what is None by default is left out."""
+    return "\n".join(_tables(_plain(config), ())).strip() + "\n"
+
+
+def _plain(model: BaseModel) -> dict[str, Any]:
+    data = model.model_dump(mode="json")
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            data[name] = _plain(value)
+        elif value is None and field.default is not None:
+            data[name] = NONE
+    return _without_none(data)  # type: ignore[no-any-return]
+
+
+def _without_none(value: Any) -> Any:
+    match value:
+        case dict():
+            return {k: _without_none(v) for k, v in value.items() if v is not None}
+        case list():
+            return [_without_none(v) for v in value]
+        case _:
+            return value
+
+
+def _tables(data: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    lines = [f"[{'.'.join(path)}]"] if path else []
+    lines += [f"{_key(key)} = {_toml(value)}" for key, value in data.items() if not isinstance(value, dict)]
+    lines.append("")
+    for key, value in data.items():
+        if isinstance(value, dict):
+            lines += _tables(value, (*path, _key(key)))
+    return lines
+
+
+def _key(name: str) -> str:
+    return name if name and name.replace("_", "").replace("-", "").isalnum() and name.isascii() else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            escaped = "".join(
+                f"\\u{ord(c):04x}" if c < " " or c == "\x7f" else "\\" + c if c in '\\"' else c for c in value
+            )
+            return f'"{escaped}"'
+        case list():
+            return "[" + ", ".join(map(_toml, value)) + "]"
+        case dict():
+            return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+        case _:
+            return repr(value)
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Pydantic's findings as sentences: which setting, what was got, what is allowed."""
+    lines = []
+    for found in error.errors(include_url=False):
+        name, got = ".".join(map(str, found["loc"])), found["input"]
+        if found["type"] == "extra_forbidden":
+            lines.append(
+                f"{name}: no such setting; {nearest(str(found['loc'][-1]), _fields(model, found['loc'][:-1]))}"
+            )
+        elif found["type"] == "missing":
+            lines.append(f"{name}: is missing; it has no default.")
+        elif found["type"] == "literal_error" and isinstance(got, str):
+            allowed = [word.strip("' ") for word in found["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+            lines.append(f"{name}: got {got!r}; {nearest(got, allowed)}")
+        else:
+            said = str(found["ctx"]["error"]) if found["type"] == "value_error" else found["msg"]
+            shown = repr(got)
+            lines.append(
+                f"{name}: got {shown if len(shown) <= 80 else shown[:77] + '...'}; {said}." if name else f"{said}."
+            )
+    return "\n".join(lines)
+
+
+def _fields(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The settings of the section that a path leads to."""
+    for step in path:
+        field = model.model_fields.get(str(step))
+        inner = _section(field.annotation) if field else None
+        model = inner or model
+    return list(model.model_fields)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((s for part in get_args(annotation) if (s := _section(part))), None) if get_origin(annotation) else None
