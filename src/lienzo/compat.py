@@ -546,7 +546,7 @@ def _both(weight: Any) -> tuple[float, float]:
     table = weight if isinstance(weight, Mapping) else dict.fromkeys(LORA_PARTS, 1.0 if weight is None else weight)
     if wrong := [part for part in table if part not in LORA_PARTS]:
         raise RequestError(
-            f"adapter_weights: {nearest(wrong[0], LORA_PARTS)} Weights block by block are not supported."
+            f"adapter_weights: got {wrong[0]!r}; there is no such part. {nearest(wrong[0], LORA_PARTS)} Weights block by block are not supported."
         )
     values = [table.get(part, 1.0) for part in LORA_PARTS]
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):

@@ -92,7 +92,12 @@ def test_clip_loss_equals_transformers_and_can_be_learnt_from(folder: Path) -> N
     batch = CaptionedPictures(pixels=pixels, ids=ids)
     want = theirs(input_ids=ids, pixel_values=pixels, return_loss=True).loss
     model = ours.model.requires_grad_(True)
-    torch.testing.assert_close(clip_loss(model, batch, Share(seed=0, step=0, index=0, count=1, size=len(batch.pixels))), want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        clip_loss(model, batch, Share(seed=0, step=0, index=0, count=1, size=len(batch.pixels))),
+        want,
+        rtol=0,
+        atol=1e-5,
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(40):
         optimizer.zero_grad()
@@ -102,7 +107,10 @@ def test_clip_loss_equals_transformers_and_can_be_learnt_from(folder: Path) -> N
     assert loss.item() < want.item() / 2
     with torch.no_grad():
         model.logit_scale.fill_(50.0)
-        assert clip_loss(model, batch, Share(seed=0, step=0, index=0, count=1, size=len(batch.pixels))).item() <= 2 * 100 + 10
+        assert (
+            clip_loss(model, batch, Share(seed=0, step=0, index=0, count=1, size=len(batch.pixels))).item()
+            <= 2 * 100 + 10
+        )
     assert pytest.approx(4.60517, abs=1e-5) == MAX_LOGIT_SCALE
 
 

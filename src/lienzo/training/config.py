@@ -368,13 +368,13 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         name, got = ".".join(map(str, found["loc"])), found["input"]
         if found["type"] == "extra_forbidden":
             lines.append(
-                f"{name}: no such setting; {nearest(str(found['loc'][-1]), _fields(model, found['loc'][:-1]))}"
+                f"{name}: no such setting. {nearest(str(found['loc'][-1]), _fields(model, found['loc'][:-1]))}"
             )
         elif found["type"] == "missing":
             lines.append(f"{name}: is missing; it has no default.")
         elif found["type"] == "literal_error" and isinstance(got, str):
             allowed = [word.strip("' ") for word in found["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-            lines.append(f"{name}: got {got!r}; {nearest(got, allowed)}")
+            lines.append(f"{name}: got {got!r}; there is no such choice. {nearest(got, allowed)}")
         else:
             said = str(found["ctx"]["error"]) if found["type"] == "value_error" else found["msg"]
             shown = repr(got)

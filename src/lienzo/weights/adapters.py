@@ -674,7 +674,7 @@ def save_adapter(
     """
     out = _safetensors(path)
     if style not in get_args(Style):
-        raise RequestError(f"style={style!r}: {nearest(style, get_args(Style))}")
+        raise RequestError(f"style: got {style!r}; there is no such style. {nearest(style, get_args(Style))}")
     tensors = dict(_diffusers(adapter) if style == "diffusers" else _kohya(adapter))
     metadata = {key: text for key, text in adapter.metadata.items() if key not in ("format", ALPHAS)}
     with placed(out) as temporary:
