@@ -160,7 +160,7 @@ class Zero(Strategy):
 
     def engage(self, optimizer: torch.optim.Optimizer) -> None:
         try:
-            import deepspeed  # type: ignore[import-untyped]
+            import deepspeed  # type: ignore[import-not-found,import-untyped,unused-ignore]
         except ImportError:
             raise MissingExtraError(
                 'DeepSpeed is not installed. Run: pip install "lienzo[deepspeed]" '
@@ -220,7 +220,7 @@ class Zero(Strategy):
     def state(
         self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        from deepspeed.utils import safe_get_full_optimizer_state  # type: ignore[import-untyped]
+        from deepspeed.utils import safe_get_full_optimizer_state  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
         tensors = {
             f"{name}/{what}": safe_get_full_optimizer_state(p, what).detach()
