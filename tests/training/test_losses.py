@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lienzo.diffusion.schedule import Schedule, ScheduleConfig
+from lienzo.errors import ConfigError
 from lienzo.models.clip import TextConfig, TextEncoder
 from lienzo.models.unet import UNet, UNetConfig
 from lienzo.models.vae import VAE, VAEConfig
@@ -196,3 +197,15 @@ def test_recomputed_blocks_give_the_same_gradients_and_go_back() -> None:
     assert len(plain) == len(list(net.parameters()))
     assert all(map(torch.equal, plain, again))
     assert not any("forward" in vars(block) for block in blocks(net))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (LossConfig(prediction="sample"), r"loss.prediction: got 'sample'"),
+        (LossConfig(zero_terminal_snr=True, prediction=SCHEDULE.prediction_type), "loss.zero_terminal_snr"),
+    ],
+)
+def test_what_the_schedule_has_not_is_refused(settings: LossConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        diffusion_loss(Schedule(SCHEDULE), config=settings)

@@ -2,6 +2,9 @@
 
 It is written as TOML, one table a section, and single values can be overridden by `section.key=value`. An unknown key is an
 error that offers the nearest name. Nothing here needs torch, so that a recipe can be checked at once.
+
+`train` obeys the sections of `TrainConfig`, `diffusion_loss` those of `LossConfig` but for `prior_weight`. What builds a model and
+its batches from the others (`kind`, `data`, `model`, `adapter`) is not there yet: whoever calls `train` does that.
 """
 
 import math

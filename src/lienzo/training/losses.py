@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lienzo.diffusion.loss import Huber, denoising_loss, offset_noise
 from lienzo.diffusion.schedule import Schedule
+from lienzo.errors import ConfigError
 from lienzo.models.clip import TextEncoder
 from lienzo.models.clip_vision import CLIP
 from lienzo.models.unet import UNet
@@ -80,9 +81,14 @@ def diffusion_loss(
         dropout: part of the captions that are replaced by it, so that the model learns to draw without one
             (arXiv:2207.12598, algorithm 1).
         config: what else is done; None: the plain loss.
+
+    Raises:
+        ConfigError: `config` asks for another prediction or another end of the schedule than `schedule` has.
     """
     if dropout and empty is None:
         raise ValueError("dropout needs the empty caption")
+    if config is not None:
+        _check_fits(config, schedule)
 
     def loss(model: Conditioned, batch: CaptionedLatents, share: Share) -> Tensor:
         t = (share.stratified("timestep") * len(schedule.sigmas)).long()
@@ -102,6 +108,18 @@ def diffusion_loss(
         return conditioned_loss(model, batch, share, t, schedule, config or LossConfig())
 
     return loss
+
+
+def _check_fits(config: LossConfig, schedule: Schedule) -> None:
+    """The schedule decides both; a setting that said otherwise would be ignored."""
+    if config.prediction not in (None, schedule.prediction_type):
+        raise ConfigError(
+            f"loss.prediction: got {config.prediction!r}; the schedule's is {schedule.prediction_type!r}. Give a schedule of that type."
+        )
+    if config.zero_terminal_snr and not schedule.config.rescale_betas_zero_snr:
+        raise ConfigError(
+            "loss.zero_terminal_snr: got true; the schedule ends above zero. Give one with rescale_betas_zero_snr."
+        )
 
 
 def conditioned_loss(
