@@ -14,7 +14,7 @@ FLOORS = {
     "weights": 3,
     "pipeline": 4,
     "safety": 5, "provenance": 5, "training": 5, "evaluation": 5,
-    "studio": 6, "compat": 7, "gallery": 7,
+    "studio": 6, "compat": 7, "gallery": 7, "trainer": 7,
     "server": 7,
     "cli": 8, "__main__": 9,
 }  # fmt: skip

@@ -17,6 +17,7 @@ from lienzo.cli.evaluate import evaluate
 from lienzo.cli.generate import as_options, generate
 from lienzo.cli.models import convert, inspect, models, samplers
 from lienzo.cli.text import fail, usage, warn
+from lienzo.cli.train import train
 from lienzo.errors import LienzoError, NonFiniteError, RequestError
 
 EPILOG = """
@@ -77,7 +78,7 @@ def lienzo() -> None:
     """
 
 
-for command in (generate, evaluate, inspect, convert, models, samplers, data, doctor):
+for command in (generate, train, evaluate, inspect, convert, models, samplers, data, doctor):
     lienzo.add_command(command)
 
 

@@ -182,6 +182,15 @@ def generate(
     )
 
 
+def finished(run: Run) -> tuple[Result, ...]:
+    """Walk through a run to its results."""
+    while True:
+        try:
+            next(run)
+        except StopIteration as stopped:
+            return stopped.value  # type: ignore[no-any-return]
+
+
 def sample(
     bundle: Bundle,
     requests: Request | Sequence[Request],

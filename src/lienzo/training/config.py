@@ -3,8 +3,7 @@
 It is written as TOML, one table a section, and single values can be overridden by `section.key=value`. An unknown key is an
 error that offers the nearest name. Nothing here needs torch, so that a recipe can be checked at once.
 
-`train` obeys the sections of `TrainConfig`, `diffusion_loss` those of `LossConfig` but for `prior_weight`. What builds a model and
-its batches from the others (`kind`, `data`, `model`, `adapter`) is not there yet: whoever calls `train` does that.
+`lienzo.training.loop` obeys the sections of `TrainConfig`; `lienzo.training.recipes` builds what it trains from the others.
 """
 
 import math
@@ -20,6 +19,17 @@ from lienzo.errors import ConfigError, nearest
 KINDS = ("full", "lora", "dreambooth", "textual_inversion", "scratch-vae", "scratch-clip", "scratch-unet")
 Kind = Literal["full", "lora", "dreambooth", "textual_inversion", "scratch-vae", "scratch-clip", "scratch-unet"]
 Chance = Annotated[float, Field(ge=0, le=1)]
+USUAL_RATES: Mapping[str, float] = {
+    "lora": 1e-4,
+    "textual_inversion": 5e-4,
+    "scratch-vae": 1e-4,
+    "scratch-clip": 5e-4,
+    "scratch-unet": 1e-4,
+}
+"""Learning rates where a recipe names none: those of diffusers' examples, latent diffusion's U-Net and CLIP's ViT-B/32.
+1e-5 for the others."""
+Network = Mapping[str, Any] | str
+"""A new network of this shape (a table), or the one in a folder (its path)."""
 
 SEED_LIMIT = 2**63
 
@@ -57,7 +67,8 @@ class OptimizerConfig(Section):
         default=1e-5,
         gt=0,
         le=10,
-        description="The highest; 1e-5 as in Stable Diffusion's own fine-tuning, 1e-4 for LoRA.",
+        description="The highest. 1e-5 as in Stable Diffusion's own fine-tuning; where a recipe names none, lora has 1e-4, "
+        "textual_inversion 5e-4, scratch-clip 5e-4, scratch-vae and scratch-unet 1e-4.",
     )
     text_encoder_rate: float | None = Field(
         default=None, gt=0, le=10, description="For the text encoder where it learns too; none: the same."
@@ -124,6 +135,18 @@ class WatchConfig(Section):
     score_every: int | None = Field(
         default=None, ge=1, description="Steps between scores (FID, CLIP score), where the recipe has any; none: never."
     )
+    validation_pictures: int = Field(
+        default=64, ge=1, description="So many of the validation's pictures are looked at each time, the first ones."
+    )
+    prompts: tuple[str, ...] = Field(
+        default=(), max_length=64, description="What sample sheets show; none: the first four captions of the data."
+    )
+    sample_steps: int = Field(default=20, ge=1, le=1000, description="Steps of each picture on a sheet.")
+    guidance: float = Field(default=7.5, ge=0, le=100, description="Guidance scale of the pictures on a sheet.")
+    clip: str | None = Field(
+        default=None,
+        description="A CLIP (folder or hub id) that scores the samples; needs validation and the extra eval.",
+    )
     tensorboard: bool = Field(default=False, description="Write TensorBoard's event files too (needs tensorboard).")
     energy: bool = Field(default=False, description="Measure the energy used (needs codecarbon).")
 
@@ -175,7 +198,11 @@ class TrainConfig(Section):
 
 
 class ModelConfig(Section):
-    """Which model to start from, and where the new one goes."""
+    """Which model to start from, and where the new one goes.
+
+    A recipe from scratch takes each network that it is not told otherwise about from the base. A path names a folder that holds
+    the network itself, or a whole model of which it is a part.
+    """
 
     base: str = Field(
         default="boceto", description="As `--model` of `lienzo generate`: folder, file, hub id, or boceto."
@@ -183,14 +210,30 @@ class ModelConfig(Section):
     out: Path = Field(
         default=Path("trained"), description="The folder of the run: checkpoints, log, and what comes out."
     )
-    train_text_encoder: bool = Field(default=False, description="Let the text encoder learn as well.")
-    unet: Mapping[str, Any] | None = Field(default=None, description="Of scratch-unet: as in `unet/config.json`.")
-    vae: Mapping[str, Any] | None = Field(default=None, description="Of scratch-vae: as in `vae/config.json`.")
-    text_encoder: Mapping[str, Any] | None = Field(
-        default=None, description="Of scratch-unet and scratch-clip: as in `text_encoder/config.json`."
+    train_text_encoder: bool = Field(
+        default=False, description="Let the text encoder learn as well (full, dreambooth, scratch-unet)."
+    )
+    dtype: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="Of the weights that come out.")
+    unet: Network | None = Field(
+        default=None, description="Of scratch-unet: a table as in `unet/config.json`, or a path to go on from."
+    )
+    vae: Network | None = Field(
+        default=None, description="Of scratch-vae: a table as in `vae/config.json`, or a path; of scratch-unet: a path."
+    )
+    text_encoder: Network | None = Field(
+        default=None,
+        description="Of scratch-unet and scratch-clip: a table as in `text_encoder/config.json`, or a path. What the tokenizer "
+        "decides can be left out of it.",
     )
     image_encoder: Mapping[str, Any] | None = Field(
         default=None, description="Of scratch-clip: as in a CLIP model's vision configuration."
+    )
+    tokenizer: Annotated[int, Field(ge=1, le=100_000)] | str | None = Field(
+        default=None,
+        description="Of scratch-clip and scratch-unet: a path, or a number: so many merges are learned from the captions.",
+    )
+    scheduler: Mapping[str, Any] | None = Field(
+        default=None, description="Of scratch-unet: as in `scheduler/scheduler_config.json`."
     )
 
 
@@ -242,11 +285,50 @@ class AdapterConfig(Section):
     targets: tuple[Literal["unet", "text_encoder"], ...] = Field(
         default=("unet",), min_length=1, description="Networks that get one."
     )
-    conv: bool = Field(default=False, description="Convolutions too, not only linear layers.")
+    conv: bool = Field(default=False, description="The U-Net's convolutions too, not only its attention.")
+    layers: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Ends of the paths of the U-Net's layers that get one; none: those of attention, as in diffusers' example.",
+    )
     style: Literal["diffusers", "kohya"] = Field(default="diffusers", description="Names in the file that comes out.")
     token: str | None = Field(default=None, description="Textual inversion (arXiv:2208.01618): the new word.")
     initial: str | None = Field(default=None, description="Textual inversion: a word to start from.")
     vectors: int = Field(default=1, ge=1, le=75, description="Textual inversion: embeddings that the word stands for.")
+
+
+class ClassesConfig(Section):
+    """DreamBooth's class pictures, where the base is to make them: as many as `data.prior`'s folder lacks."""
+
+    prompt: str | None = Field(
+        default=None, description="What they show, 'a photo of a dog' say; none: all are in the folder already."
+    )
+    pictures: int = Field(default=100, ge=1, le=100_000, description="So many in all (diffusers' example: 100).")
+
+
+SCRATCH = ("scratch-unet", "scratch-clip")
+DENOISERS = ("full", "lora", "dreambooth", "textual_inversion", "scratch-unet")
+OF_KINDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "model": {
+        "train_text_encoder": ("full", "dreambooth", "scratch-unet"),
+        "unet": ("scratch-unet",),
+        "vae": ("scratch-vae", "scratch-unet"),
+        "text_encoder": SCRATCH,
+        "image_encoder": ("scratch-clip",),
+        "tokenizer": SCRATCH,
+        "scheduler": ("scratch-unet",),
+    },
+    "loss": {
+        name: ("full", "dreambooth") if name in ("prediction", "zero_terminal_snr") else DENOISERS
+        for name in LossConfig.model_fields
+    },
+    "adapter": {
+        name: ("textual_inversion",) if name in ("token", "initial", "vectors") else ("lora",)
+        for name in AdapterConfig.model_fields
+    },
+    "classes": dict.fromkeys(ClassesConfig.model_fields, ("dreambooth", "lora")),
+}
+"""Section -> setting -> the kinds that obey it."""
 
 
 class Recipe(TrainConfig, Generic[Data]):
@@ -258,12 +340,32 @@ class Recipe(TrainConfig, Generic[Data]):
     model: ModelConfig = Field(default=ModelConfig(), description="Where to start from, and where it goes.")
     loss: LossConfig = Field(default=LossConfig(), description="What is punished.")
     adapter: AdapterConfig = Field(default=AdapterConfig(), description="What lora and textual_inversion train.")
+    classes: ClassesConfig = Field(default=ClassesConfig(), description="Class pictures that the base makes.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_rate(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or (rate := USUAL_RATES.get(str(data.get("kind")))) is None:
+            return data
+        optimizer = data.get("optimizer", {})
+        if not isinstance(optimizer, Mapping):
+            return data
+        return {**data, "optimizer": {"learning_rate": rate, **optimizer}}
 
     @model_validator(mode="after")
     def _kind_has_what_it_needs(self) -> Self:
         if self.kind == "textual_inversion" and self.adapter.token is None:
             raise ValueError("kind = 'textual_inversion' needs the new word: set adapter.token")
+        self._refuse_what_would_be_ignored()
         return self
+
+    def _refuse_what_would_be_ignored(self) -> None:
+        """A setting that the kind has no use for is a mistake: it would be silently ignored."""
+        for section, names in OF_KINDS.items():
+            given: Section = getattr(self, section)
+            for name, kinds in names.items():
+                if self.kind not in kinds and getattr(given, name) != type(given).model_fields[name].default:
+                    raise ValueError(f"{section}.{name} is for {' and '.join(kinds)}, not for kind = {self.kind!r}")
 
 
 def read_recipe(path: Path, model: type[Read], overrides: Iterable[str] = ()) -> Read:

@@ -37,6 +37,17 @@ def start() -> None:
         dist.init_process_group("nccl" if device().type == "cuda" else "gloo")
 
 
+def rank() -> int:
+    """This process's number, 0 where it is alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def barrier() -> None:
+    """Wait for all processes; alone, do nothing."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 class Strategy(ABC):
     """How one process takes part. The base class is a process alone or one of several alike (DDP)."""
 

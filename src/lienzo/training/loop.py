@@ -128,6 +128,8 @@ def train(
         shown = stack.enter_context(
             Watcher(folder, config, step=state.step, kwh=state.kwh, speaks=ways.rank == 0)
         )  # fmt: skip
+        if began_at == 0:
+            _look_before(hooks, model, state, shown)
         model.train()
         while config.progress(state.step, state.seconds) < 1:
             began = time.monotonic()
@@ -220,7 +222,7 @@ def _blame(what: str, value: float, parts: list[Share], own: Tensor, keys: list[
     if what == "loss" and bool(own.isfinite().all()):
         where = "it came from another process, whose message names the batch"
     else:
-        numbers = ", ".join(f"{parts[i].numbers.start} to {parts[i].numbers.stop - 1}" for i in bad)
+        numbers = ", ".join(f"{parts[i].numbers[0]} to {parts[i].numbers[-1]}" for i in bad)
         names = [str(key) for i in bad if isinstance(keys[i], (tuple, list)) for key in keys[i]]
         where = f"samples {numbers} of the batch" + (f": {', '.join(names)}" if names else "")
     return (
@@ -256,6 +258,16 @@ def _ask(
                 state.best, better = {"step": step, "loss": found["loss"]}, True
     model.train()
     return better
+
+
+def _look_before(hooks: Hooks[Model], model: Model, state: "_State[Model]", shown: Watcher) -> None:
+    """What the model can do before the first step, to compare with."""
+    model.eval()
+    with state.in_use(), torch.no_grad():
+        if hooks.validate is not None:
+            shown.write({"step": 0, **{f"validation/{key}": value for key, value in hooks.validate(model).items()}})
+        if hooks.sample is not None:
+            shown.sheet(0, hooks.sample(model))
 
 
 class _State(Generic[Model]):
@@ -359,8 +371,8 @@ class _State(Generic[Model]):
         new = self.config.model_dump(mode="json")
         changed = [
             f"{section}.{key} was {value!r}, is {new[section].get(key)!r}"
-            for section in ("optimizer", "schedule", "run")
-            for key, value in old[section].items()
+            for section in ("optimizer", "schedule", "run", "loss", "adapter", "data")
+            for key, value in old.get(section, {}).items()
             if new[section].get(key) != value and not (section == "run" and key in MAY_CHANGE)
         ]
         if changed and self.ways.rank == 0:

@@ -32,14 +32,19 @@ def vae_loss(vae: VAE, pictures: Tensor, share: Share) -> Tensor:
     posterior = vae.encode(pictures)
     noise = share.normal("posterior", *posterior.mean.shape[1:]).to(pictures.device)
     decoded = vae.decode(posterior.sample(noise))
-    colours = (decoded - pictures).abs().mean()
-    edges = torch.stack([torch.diff(decoded - pictures, dim=axis).abs().mean() for axis in (2, 3)]).sum()
-    return colours + edges + KL_WEIGHT * posterior.kl().mean()
+    return reconstruction_loss(decoded, pictures) + KL_WEIGHT * posterior.kl().mean()
+
+
+def reconstruction_loss(made: Tensor, pictures: Tensor) -> Tensor:
+    """Mean absolute differences of colours and of their gradients, (B, 3, H, W) each."""
+    difference = made - pictures
+    edges = torch.stack([torch.diff(difference, dim=axis).abs().mean() for axis in (2, 3)]).sum()
+    return difference.abs().mean() + edges
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionedLatents:
-    """A batch to learn to draw from: `ids` or `context`.
+    """A batch to learn to draw from: `ids` or `context`. Class pictures (DreamBooth) follow the others, one each.
 
     Attributes:
         latents: (B, C, h, w), scaled to about unit variance.
@@ -91,6 +96,7 @@ def diffusion_loss(
         _check_fits(config, schedule)
 
     def loss(model: Conditioned, batch: CaptionedLatents, share: Share) -> Tensor:
+        share = replace(share, classes=len(batch.latents) > share.size)
         t = (share.stratified("timestep") * len(schedule.sigmas)).long()
         if dropout:
             batch = _dropped(batch, share.uniform("dropout") < dropout)
@@ -208,10 +214,17 @@ MAX_LOGIT_SCALE = math.log(100)
 def clip_loss(model: CLIP, batch: CaptionedPictures, share: Share) -> Tensor:
     """The contrastive loss (arXiv:2103.00020, figure 3): which caption is whose picture's, and the other way round.
 
-    Nothing is random in it. Each share contrasts its own pictures only.
+    Nothing is random in it. Each share contrasts its own pictures only. Pictures whose captions are equal share them: each is as
+    likely as the others.
     """
     images = F.normalize(model.image_features(batch.pixels))  # (B, D)
     texts = F.normalize(model.text_features(batch.ids))
     logits = model.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * images @ texts.T  # (B, B)
-    own = torch.arange(len(logits), device=logits.device)
+    same = same_captions(batch.ids).to(logits)
+    own = same / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def same_captions(ids: Tensor) -> Tensor:
+    """(B, L) token ids -> (B, B), which captions are equal."""
+    return (ids[:, None] == ids[None]).all(dim=2)

@@ -24,6 +24,8 @@ class Share:
         index: which part this is, 0 <= index < count.
         count: parts of the step: processes times accumulation.
         size: samples in a part.
+        classes: as many class pictures follow the samples (DreamBooth); their numbers follow those of all samples, so that
+            how a step is divided does not matter to them either.
     """
 
     seed: int
@@ -31,15 +33,17 @@ class Share:
     index: int = 0
     count: int = 1
     size: int
+    classes: bool = False
 
     @property
-    def numbers(self) -> range:
+    def numbers(self) -> tuple[int, ...]:
         """The numbers of this part's samples in the global batch."""
-        return range(self.index * self.size, (self.index + 1) * self.size)
+        own = range(self.index * self.size, (self.index + 1) * self.size)
+        return (*own, *(self.total + i for i in own)) if self.classes else tuple(own)
 
     @property
     def total(self) -> int:
-        """Samples in the global batch."""
+        """Samples in the global batch, class pictures not counted."""
         return self.count * self.size
 
     def uniform(self, name: str) -> Tensor:
@@ -52,7 +56,8 @@ class Share:
 
     def stratified(self, name: str) -> Tensor:
         """As `uniform`, one from each of `total` equal parts of [0, 1): the same distribution, less variance."""
-        return (torch.tensor(self.numbers, dtype=torch.float64) + self.uniform(name)) / self.total
+        strata = torch.tensor([i % self.total for i in self.numbers], dtype=torch.float64)
+        return (strata + self.uniform(name)) / self.total
 
     def normal(self, name: str, *shape: int) -> Tensor:
         """Standard normal numbers for every sample: (size, *shape) fp32 on the CPU."""

@@ -116,7 +116,7 @@ def open_folder(folder: Path, *, name: str, variant: str | None = None, with_tok
             notes.append(
                 f"{part}: a pickle ({path.name}), read by the restricted unpickler; safetensors are preferable"
             )
-        tensors[part] = checked(str(path), networks[part].state_dict(), _current_names(part, files[part].tensors))
+        tensors[part] = checked(str(path), networks[part].state_dict(), current_names(part, files[part].tensors))
     tokenizer = Tokenizer.from_folder(folder / "tokenizer") if with_tokenizer else None
     return Model(
         name=name,
@@ -173,7 +173,7 @@ def weights_file(folder: Path, bases: tuple[str, ...], variant: str | None) -> t
     )
 
 
-def _current_names(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def current_names(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The keys and shapes that today's diffusers and published text encoders have."""
     if part == "text_encoder":
         return current_text_names(tensors)

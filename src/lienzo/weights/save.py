@@ -94,8 +94,8 @@ def save_clip(
         folder.mkdir()
         write_tensors(folder / "model.safetensors", tensors, tensors.__getitem__, dtype=dtype)
         kind = str(dtype or next(iter(tensors.values())).dtype).removeprefix("torch.")
-        _write_json(folder / "config.json", {**model.config.to_dict(), "torch_dtype": kind})
-        _write_json(
+        write_json(folder / "config.json", {**model.config.to_dict(), "torch_dtype": kind})
+        write_json(
             folder / "preprocessor_config.json",
             {
                 "image_processor_type": "CLIPImageProcessor",
@@ -215,9 +215,9 @@ def _save_folder(out: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dty
         settings["text_encoder"]["torch_dtype"] = str(text_dtype).removeprefix("torch.")
         for part, content in settings.items():
             name = "scheduler_config.json" if part == "scheduler" else "config.json"
-            _write_json(folder / part / name, content)
+            write_json(folder / part / name, content)
         tokenizer.save(folder / "tokenizer")
-        _write_json(folder / INDEX, _index(configs))
+        write_json(folder / INDEX, _index(configs))
 
 
 def _index(configs: Configs) -> dict[str, object]:
@@ -236,7 +236,7 @@ def _index(configs: Configs) -> dict[str, object]:
     }
 
 
-def _write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

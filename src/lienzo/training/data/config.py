@@ -59,6 +59,13 @@ class DataConfig(BaseModel):
     dropout: float = Field(
         default=0.1, ge=0, le=1, description="Part of the captions replaced by the empty one (arXiv:2207.12598)."
     )
+    trim_padding: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="In this part of the steps, captions are cut behind the batch's longest: less work. The others keep the "
+        "padding that prompts have when pictures are made.",
+    )
     shuffle_tags: bool = Field(default=False, description="Put the parts between commas into another order every time.")
     keep_tags: int = Field(default=0, ge=0, le=1000, description="So many parts at the front keep their place.")
 

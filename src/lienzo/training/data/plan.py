@@ -124,14 +124,28 @@ class Plan:
         if config.shuffle_tags:
             caption = shuffled(caption, config.keep_tags, generator)
         bucket = bucket or record.bucket
-        width, height = resized(record.width, record.height, bucket)
-        room = (width - bucket[0], height - bucket[1])
+        room = _room(record, bucket)
         moves = config.crop == "random" and record.moves
         crop = (int(across * (room[0] + 1)), int(down * (room[1] + 1))) if moves else (room[0] // 2, room[1] // 2)
         return Draw(
             record=record, caption="" if drop < config.dropout else caption, bucket=bucket, crop=crop,
             flip=flip < config.flip and record.flips, weight=record.source.weight, again=again, prior=prior,
         )  # fmt: skip
+
+
+def centred(record: Record, *, flip: bool = False) -> Draw:
+    """A record as it is drawn where nothing is left to chance, with the first of its captions."""
+    across, down = _room(record, record.bucket)
+    return Draw(
+        record=record, caption=record.captions[0] if record.captions else "", bucket=record.bucket,
+        crop=(across // 2, down // 2), flip=flip,
+    )  # fmt: skip
+
+
+def _room(record: Record, bucket: Bucket) -> tuple[int, int]:
+    """By how much the resized picture is wider and higher than its bucket."""
+    width, height = resized(record.width, record.height, bucket)
+    return width - bucket[0], height - bucket[1]
 
 
 def plan(dataset: Dataset, batch_size: int, seed: int = 0) -> Plan:

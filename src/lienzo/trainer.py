@@ -1,0 +1,68 @@
+"""A training run with scores at intervals: where training and evaluation meet."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from lienzo.errors import ConfigError
+from lienzo.evaluation import metrics
+from lienzo.evaluation.features import clip_features, text_features
+from lienzo.pipeline.generate import finished, generate
+from lienzo.pipeline.request import Request
+from lienzo.training.config import Recipe
+from lienzo.training.data import DataConfig
+from lienzo.training.recipes import Job, Made, run, silent
+from lienzo.training.recipes.batches import Tell
+from lienzo.weights.clip import load_clip
+
+AT_ONCE = 8
+
+
+def train(recipe: Recipe[DataConfig], telling: Callable[[], AbstractContextManager[Tell]] = silent) -> Made:
+    """Train what a recipe says; `lienzo.training.recipes.run` with `watch.clip` and `watch.score_every` obeyed."""
+    return run(recipe, telling=telling, score=score)
+
+
+def score(job: Job[Any, Any], recipe: Recipe[DataConfig]) -> Callable[[Any], Mapping[str, float]] | None:
+    """The hook for `watch.score_every`: pictures of the validation's captions, always from the same seeds, judged by a CLIP.
+
+    CLIP score; FID, KID, precision and recall against the validation's own pictures, in the CLIP's features.
+
+    Raises:
+        ConfigError: the recipe wants scores that it lacks something for.
+    """
+    watch = recipe.watch
+    if watch.score_every is None:
+        if watch.clip is not None:
+            raise ConfigError("watch.clip is given, but not how often it scores: set watch.score_every.")
+        return None
+    if watch.clip is None or job.validation is None or job.bundle is None:
+        raise ConfigError(
+            "watch.score_every needs watch.clip, a [validation] to compare with, and a kind of recipe that makes pictures."
+        )
+    clip = load_clip(watch.clip)
+    features = clip_features(clip)
+    records = job.validation.records[: watch.validation_pictures]
+    captions = [record.captions[0] if record.captions else "" for record in records]
+    real = features.of(record.open() for record in records)
+    texts, _ = text_features(clip, captions)
+    side = recipe.data.resolution
+    requests = [
+        Request(text, seed=seed, width=side, height=side, steps=watch.sample_steps, guidance_scale=watch.guidance)
+        for seed, text in enumerate(captions)
+    ]
+    bundled = job.bundle
+
+    def scores(model: Any) -> dict[str, float]:
+        bundle = bundled(model)
+        batches = (requests[i : i + AT_ONCE] for i in range(0, len(requests), AT_ONCE))
+        pictures = [result.image for batch in batches for result in finished(generate(bundle, batch))]
+        made = features.of(pictures)
+        found = {"clip_score": float(metrics.clip_scores(made, texts).mean())}
+        if len(made) > 3:
+            precision, recall = metrics.precision_recall(real, made)
+            found |= {"fid": metrics.fid(real, made), "kid": metrics.kid(real, made)}
+            found |= {"precision": precision, "recall": recall}
+        return found
+
+    return scores

@@ -1,0 +1,194 @@
+"""From a step to its batch: pictures, latents or pictures with captions, as each kind of network learns from them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lienzo.models.bundle import tensors_digest
+from lienzo.models.clip_vision import Preprocessing
+from lienzo.models.vae import VAE
+from lienzo.training.data import Batch, Cache, Dataset, Draw, Loader, Plan, plan, wanted_latent
+from lienzo.training.data.dataset import in_threads
+from lienzo.training.data.pixels import mask, pixels
+from lienzo.training.data.plan import centred
+from lienzo.training.losses import CaptionedLatents, CaptionedPictures
+from lienzo.training.recipes.words import Words
+from lienzo.training.share import Share
+
+Tell = Callable[[str, int, int], None]
+"""Told (what is done, how many, of how many)."""
+ENCODED_AT_ONCE = 16
+
+
+class Pictures:
+    """step -> pixels, read ahead by threads.
+
+    Args:
+        accumulate: parts in which a process works through its share.
+        stack: closes the threads.
+    """
+
+    def __init__(self, dataset: Dataset, *, batch_size: int, seed: int, accumulate: int, stack: ExitStack) -> None:
+        self.plan = plan(dataset, batch_size, seed)
+        self._accumulate, self._places = accumulate, (0, 1)
+        config = dataset.config
+        self._loader = stack.enter_context(Loader(self._draws, masks=config.masks, threads=config.threads))
+
+    def __call__(self, share: Share) -> Batch:
+        """The part of a batch that `share` names. All shares of a run have the same `count`."""
+        self._places = share.index - share.index % self._accumulate, share.count
+        return self._loader.batch(share.step * self._accumulate + share.index % self._accumulate)
+
+    def _draws(self, number: int) -> Sequence[Draw]:
+        """The parts that this process works through are numbered through all steps."""
+        step, part = divmod(number, self._accumulate)
+        first, count = self._places
+        return self.plan.batch_at(step, first + part, count)
+
+
+class Latents:
+    """step -> latents and captions, for a denoiser.
+
+    Args:
+        vae: frozen.
+        prior_weight: of class pictures.
+        tell: is told how far the cache is filled.
+    """
+
+    def __init__(
+        self, dataset: Dataset, vae: VAE, words: Words, *, batch_size: int, seed: int, accumulate: int,
+        prior_weight: float, stack: ExitStack,
+    ) -> None:  # fmt: skip
+        self._vae, self._words, self._prior_weight = vae, words, prior_weight
+        self._dataset = dataset
+        config = dataset.config
+        self._cache = latent_cache(config.cache, vae) if config.cache is not None and config.cache_latents else None
+        self._pictures: Pictures | None = None
+        if self._cache is None:
+            self._pictures = Pictures(dataset, batch_size=batch_size, seed=seed, accumulate=accumulate, stack=stack)
+        self._plan: Plan = plan(dataset, batch_size, seed) if self._pictures is None else self._pictures.plan
+
+    def fill(self, tell: Tell) -> None:
+        """Encode what the caches lack. One process does that, before any asks for a batch."""
+        records = (*self._dataset.records, *self._dataset.prior)
+        captions = tuple(dict.fromkeys(["", *(caption for record in records for caption in record.captions)]))
+        self._words.fill(captions)
+        if self._cache is not None:
+            mirrored = self._dataset.config.flip > 0
+            draws = [centred(record) for record in records]
+            draws += [centred(record, flip=True) for record in records if mirrored and record.flips]
+            fill_latents(self._cache, self._vae, draws, self._dataset.config.threads, tell)
+
+    def __call__(self, share: Share) -> CaptionedLatents:
+        """A pure function of the share."""
+        device = next(self._vae.parameters()).device
+        if self._pictures is not None:
+            batch = self._pictures(share)
+            draws, masks, moments = batch.draws, batch.masks, encoded(self._vae, batch.pixels)
+        else:
+            draws = tuple(self._plan.batch_at(share.step, share.index, share.count))
+            masks = torch.stack([mask(draw) for draw in draws]) if self._dataset.config.masks else None
+            moments = self._cached(draws)
+        whole = replace(share, classes=bool(self._dataset.prior))
+        mean, std = moments.to(device).chunk(2, dim=1)
+        latents = self._vae.to_latents(mean + std * whole.normal("posterior", *mean.shape[1:]).to(device))
+        captions = [draw.caption for draw in draws]
+        length = self._length(share)
+        return CaptionedLatents(
+            latents=latents,
+            ids=self._words.ids(captions)[:, :length].to(device) if self._words.learns else None,
+            context=None if self._words.learns else self._words.context(captions)[:, :length],
+            mask=None if masks is None else F.interpolate(masks, latents.shape[2:], mode="area").to(device),
+            weight=self._weights(draws, device),
+            keys=tuple(draw.record.key for draw in draws),
+        )
+
+    def _length(self, share: Share) -> int | None:
+        """Tokens that the captions of this step are cut to; all parts of a step alike."""
+        if share.common("trim") >= self._dataset.config.trim_padding:
+            return None
+        return self._words.longest([draw.caption for draw in self._plan.batch_at(share.step)])
+
+    def _weights(self, draws: Sequence[Draw], device: torch.device) -> Tensor | None:
+        """DreamBooth's loss is the sum of two means (arXiv:2208.12242, eq. 2); the mean over all is half of that."""
+        weights = torch.tensor([draw.weight * (self._prior_weight if draw.prior else 1.0) for draw in draws])
+        if self._dataset.prior:
+            weights *= 2
+        return None if bool((weights == 1).all()) else weights.to(device)
+
+    def _cached(self, draws: Sequence[Draw]) -> Tensor:
+        assert self._cache is not None
+
+        def make(which: list[int]) -> Sequence[Tensor]:
+            return list(encoded(self._vae, torch.stack([pixels(draws[i]) for i in which])).cpu())
+
+        return torch.stack(self._cache.fetch([wanted_latent(draw) for draw in draws], make))
+
+
+@torch.no_grad()
+def encoded(vae: VAE, pictures: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) -> mean and standard deviation of their latents, (B, 2C, h, w), unscaled."""
+    weight = next(vae.parameters())
+    posterior = vae.encode(pictures.to(weight.device))
+    return torch.cat([posterior.mean, torch.exp(0.5 * posterior.logvar)], dim=1)
+
+
+def latent_cache(folder: Path, vae: VAE) -> Cache:
+    """A cache of what `encoded` gives, picture by picture."""
+    return Cache(folder / "latents", network=tensors_digest(vae.state_dict()))
+
+
+def fill_latents(cache: Cache, vae: VAE, draws: Sequence[Draw], threads: int, tell: Tell) -> None:
+    """Encode what is missing, pictures of one size together."""
+    done = 0
+    for _, some in groupby(sorted(draws, key=lambda draw: draw.bucket), key=lambda draw: draw.bucket):
+        members = list(some)
+        for start in range(0, len(members), ENCODED_AT_ONCE):
+            part = members[start : start + ENCODED_AT_ONCE]
+
+            def make(which: list[int], part: list[Draw] = part) -> Sequence[Tensor]:
+                read = in_threads(pixels, [part[i] for i in which], threads)
+                return list(encoded(vae, torch.stack(list(read))).cpu())
+
+            cache.fetch([wanted_latent(draw) for draw in part], make)
+            done += len(part)
+            tell("encoding pictures", done, len(draws))
+    cache.flush()
+
+
+def held_out(dataset: Dataset, most: int, size: int) -> Iterator[tuple[Draw, ...]]:
+    """The first pictures of a validation set, always the same, `size` of one bucket at a time."""
+    draws = sorted((centred(record) for record in dataset.records[:most]), key=lambda draw: draw.bucket)
+    for _, some in groupby(draws, key=lambda draw: draw.bucket):
+        members = tuple(some)
+        yield from (members[i : i + size] for i in range(0, len(members), size))
+
+
+def held_out_latents(dataset: Dataset, vae: VAE, words: Words, most: int, size: int) -> tuple[CaptionedLatents, ...]:
+    """The validation's batches, with the middle of each picture's latents."""
+    found = []
+    for draws in held_out(dataset, most, size):
+        mean, _ = encoded(vae, torch.stack([pixels(draw) for draw in draws])).chunk(2, dim=1)
+        captions = [draw.caption for draw in draws]
+        found.append(
+            CaptionedLatents(
+                latents=vae.to_latents(mean),
+                ids=words.ids(captions).to(mean.device) if words.learns else None,
+                context=None if words.learns else words.context(captions),
+            )
+        )
+    return tuple(found)
+
+
+def captioned(batch: Batch, words: Words, preprocessing: Preprocessing, device: torch.device) -> CaptionedPictures:
+    """Pictures with captions as a CLIP takes them."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    return CaptionedPictures(
+        pixels=((batch.pixels / 2 + 0.5 - mean) / std).to(device), ids=words.ids(batch.captions).to(device)
+    )

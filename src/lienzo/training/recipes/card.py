@@ -1,0 +1,123 @@
+"""What a trained model is, written beside it: a card to read, the data's report and the recipe."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lienzo import __version__
+from lienzo.training.config import Recipe, dump
+from lienzo.training.data import Dataset, report
+from lienzo.training.loop import Trained
+from lienzo.training.recipes.job import Parent
+from lienzo.training.watch import LOG
+
+CARD, REPORT, RECIPE = "README.md", "data-report.json", "recipe.toml"
+KINDS: Mapping[str, str] = {
+    "full": "a fine-tuned text-to-image model",
+    "dreambooth": "a text-to-image model fine-tuned on one subject (DreamBooth)",
+    "lora": "a LoRA: a small addition to a text-to-image model",
+    "textual_inversion": "a textual-inversion embedding: a new word for a text-to-image model",
+    "scratch-vae": "a VAE, trained from scratch or on from another",
+    "scratch-clip": "a CLIP, trained from scratch",
+    "scratch-unet": "a text-to-image model whose U-Net was trained from scratch or on from another",
+}
+
+
+def write_card(
+    folder: Path,
+    recipe: Recipe[Any],
+    *,
+    dataset: Dataset,
+    validation: Dataset | None,
+    parents: Sequence[Parent],
+    trained: Trained,
+    use: str,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write the card, the report and the recipe into a product's folder."""
+    found = report(dataset)
+    (folder / REPORT).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / RECIPE).write_text(dump(recipe), encoding="utf-8")
+    sections = [
+        _header(recipe),
+        f"# {recipe.model.out.name}\n\nThis is {KINDS[recipe.kind]}, made with lienzo {__version__}.\n\n{use}",
+        _table("Made from", ("what", "name", "SHA-256"), [
+            *((p.role, p.name, f"`{p.digest}`") for p in parents),
+            ("training data", f"{len(dataset.records)} pictures", f"`{dataset.digest}`"),
+            *([("validation data", f"{len(validation.records)} pictures", f"`{validation.digest}`")] if validation else []),
+        ]),
+        _table("How", ("", ""), [
+            ("steps", f"{trained.steps:,} of {recipe.run.batch_size} samples"),
+            ("time in steps", _time(trained.seconds)),
+            ("machine", _machine()),
+            ("energy", _energy(trained.energy)),
+            *((name.replace("_", " "), _fact(value)) for name, value in facts.items()),
+        ]) + f"\n\nThe whole recipe is in [`{RECIPE}`]({RECIPE}); `lienzo train {RECIPE}` repeats it, given the same data.",
+        _scores(recipe.model.out / LOG),
+        _data(found),
+        "## Limits\n\nNobody but the figures above has judged this model. It can show no more than its data and what it was made "
+        "from, and repeats what is wrong or one-sided in them. No check of its pictures is part of it.",
+    ]  # fmt: skip
+    (folder / CARD).write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
+
+
+def _header(recipe: Recipe[Any]) -> str:
+    lines = ["---", "library_name: diffusers", f"tags: [lienzo, {recipe.kind}]"]
+    if recipe.kind in ("full", "dreambooth", "lora", "textual_inversion"):
+        lines.append(f"base_model: {json.dumps(recipe.model.base)}")
+    return "\n".join([*lines, "---"])
+
+
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+    return "\n".join([f"## {title}", "", *lines])
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def _machine() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
+def _energy(energy: Mapping[str, Any]) -> str:
+    if not energy:
+        return "not measured (`watch.energy = true` does)"
+    return f"{energy['kwh']:.4f} kWh, {'an estimate' if energy['estimate'] else 'counted by the hardware'}"
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_fact(v)}" for name, v in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _scores(log: Path) -> str:
+    """First and last of every figure that the log has of validation and scores."""
+    seen: dict[str, list[float]] = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        for name, value in json.loads(line).items():
+            if name.startswith(("validation/", "score/")):
+                seen.setdefault(name, []).append(value)
+    if not seen:
+        return "## Scores\n\nNone: the recipe has no `[validation]`."
+    rows = [(name, f"{values[0]:.5g}", f"{values[-1]:.5g}") for name, values in seen.items()]
+    return _table("Scores", ("on pictures never trained on", "before", "after"), rows)
+
+
+def _data(found: Mapping[str, Any]) -> str:
+    captions, people, skipped = found["captions"], found["people"], found["skipped"]
+    licences = ", ".join(f"{name} ({count})" for name, count in found["licences"].items()) or "none is given"
+    rows = [
+        ("pictures", f"{found['pictures']:,}"),
+        ("captions", f"{captions['captions']:,}, {captions['without']} pictures without"),
+        ("languages", ", ".join(f"{name} ({count})" for name, count in captions["languages"].items()) or "none"),
+        ("licences", licences),
+        ("captions with words for people", f"{people['pictures']} pictures (an estimate)"),
+        ("skipped", f"{skipped['count']}"),
+    ]
+    return _table("Data", ("", ""), rows) + f"\n\nMore is in [`{REPORT}`]({REPORT})."
