@@ -59,8 +59,9 @@ KINDS: Mapping[str, Kind] = {
 }
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .25rem .75rem; text-align: left; border-bottom: 1px solid #ddd; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; height: auto; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
+th, td { padding: .25rem .75rem; text-align: left; border-bottom: 1px solid #ddd; overflow-wrap: anywhere; min-width: 4rem; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } img { max-width: 100%; height: auto; }
 .sheet { display: flex; flex-wrap: wrap; gap: 4px; align-items: flex-start; } .sheet img { width: 8rem; border-bottom: 4px solid; }
 .side0 { border-color: #3465a4; } .side1 { border-color: #d17c00; } small { color: #666; } code { overflow-wrap: anywhere; }
 figure { display: inline-block; margin: 0 1rem 1rem 0; }
