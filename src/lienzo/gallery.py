@@ -105,7 +105,7 @@ def _is_it(path: Path, bundle: Bundle, request: Request) -> bool:
 
 def _used(bundle: Bundle) -> list[dict[str, object]]:
     """Adapters and embeddings as records have them: the model's digest does not know them."""
-    return [asdict(one) for one in (*bundle.adapters, *bundle.embeddings)]
+    return [*map(asdict, bundle.adapters), *map(asdict, bundle.embeddings)]
 
 
 def _adapters(bundle: Bundle) -> list[str]:
