@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from lienzo.training.recipes import read, run
 
 from boceto.card import last_line, write_card
 from boceto.draw import CLIP_SIDE, SETS, draw_sets
 from boceto.judge import judge, write
+from lienzo.training.recipes import read, run
 
 RECIPES: Final = Path(__file__).parent / "recipes"
 PARTS: Final = ("vae", "clip", "unet")

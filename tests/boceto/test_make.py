@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from diffusers import StableDiffusionPipeline
-from lienzo.training.recipes import read
 
 from boceto import draw, make
 from boceto.make import PARTS, RECIPES, SET_OF, Making, flat, overrides, parse, share
+from lienzo.training.recipes import read
 
 TINY = Making(
     device="cpu",

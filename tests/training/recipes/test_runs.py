@@ -121,7 +121,7 @@ def test_going_on_with_other_data_is_told(cities: Sets, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="data changed|data.sources was"):
         run(changed)
     other = make_recipe("full", cities[0], None, tmp_path / "run", run={"steps": 1, "batch_size": 2})
-    with pytest.raises(ConfigError, match="holds a run of kind 'lora'.*model.out"):
+    with pytest.raises(ConfigError, match="holds a run of kind 'lora'"):
         run(other)
 
 
