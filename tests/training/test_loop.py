@@ -261,7 +261,9 @@ def test_hooks_see_the_weights_in_use_and_the_best_is_kept(tmp_path: Path) -> No
     best = checkpoint.load_best(folder)
     assert best is not None and best.step == 20
     assert (folder / "latest").read_text() == "step-00000060\n"
-    assert lines(folder, "validation/loss") == [4.0, 3.0, 1.0, 2.0, 2.0, 2.0, 2.0] and lines(folder, "score/clip") == [0.3]
+    assert lines(folder, "validation/loss") == [4.0, 3.0, 1.0, 2.0, 2.0, 2.0, 2.0] and lines(folder, "score/clip") == [
+        0.3
+    ]
     sheets = [f"step-000000{step}.png" for step in ("00", "30", "60")]
     assert [path.name for path in sorted((folder / "samples").iterdir())] == sheets
 
