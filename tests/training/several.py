@@ -1,6 +1,7 @@
 """Runs of `test_distributed`, one after the other in the same processes: starting processes takes longer than the runs.
 
-`torchrun several.py CASES.json`: a JSON list of {"folder", "config", and where wanted "bad": a step whose loss is NaN}.
+`torchrun several.py CASES.json`: a JSON list of {"folder", "config", and where wanted "bad", "what": in that step, the loss
+or the gradient is NaN}.
 """
 
 import json
@@ -27,7 +28,7 @@ from training.test_losses import EMPTY, SCHEDULE, conditioned, share, two_flat_p
 WEIGHTS, FOUND, REFUSED = "end.safetensors", "found.json", "refused.txt"
 
 
-def run(folder: Path, config: Mapping[str, Any], bad: int | None = None) -> None:
+def run(folder: Path, config: Mapping[str, Any], bad: int | None = None, what: str = "loss") -> None:
     """Train as `config` says and leave in `folder` the weights and what validation found, or why it was refused."""
     folder.mkdir(exist_ok=True)
     model = conditioned()
@@ -38,7 +39,9 @@ def run(folder: Path, config: Mapping[str, Any], bad: int | None = None) -> None
 
     def loss(model: Conditioned, batch: CaptionedLatents, share: Share) -> Tensor:
         value = plain(model, batch, share) * model.scale.prod()
-        return value * float("nan") if share.step == bad and 15 in share.numbers else value
+        if share.step != bad or 15 not in share.numbers:
+            return value
+        return value * float("nan") if what == "loss" else value + (model.scale.sum() * 0).sqrt()
 
     speaks = not dist.is_initialized() or dist.get_rank() == 0
     try:
@@ -61,7 +64,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     for case in json.loads(Path(sys.argv[1]).read_text()):
-        run(Path(case["folder"]), case["config"], case.get("bad"))
+        run(Path(case.pop("folder")), **case)
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()

@@ -356,5 +356,6 @@ class UNet(nn.Module):
         x = self.mid_block(skips[-1], silu_time, context)
         for up in self.up_blocks:
             x = up(x, skips, silu_time, context)
-            del skips[-len(up.resnets) :]  # here and not in the level: whoever wraps modules may give it a copy
+            # here and not in the level: whoever wraps modules may give it a copy of the list
+            del skips[-(self.config.layers_per_block + 1) :]
         return self.conv_out(norm_silu(self.conv_norm_out, x))  # type: ignore[no-any-return]

@@ -21,7 +21,6 @@ from lienzo.training.blocks import blocks
 from lienzo.training.config import TrainConfig
 from lienzo.training.ordinary import Ordinary
 
-
 UNSHARDED = ("adamw8bit", "adafactor")
 """Optimizers whose state is not as large as the parameter, element by element."""
 
@@ -79,6 +78,10 @@ class Strategy(ABC):
 
     def backward(self, value: Tensor) -> None:
         value.backward()  # type: ignore[no-untyped-call]
+
+    def clear(self, optimizer: torch.optim.Optimizer) -> None:
+        """Forget the last step's gradients."""
+        optimizer.zero_grad(set_to_none=True)
 
     def step(self, optimizer: torch.optim.Optimizer) -> bool:
         """Returns whether the step was taken: not where only the strategy sees gradients, and one is not finite."""
@@ -198,8 +201,8 @@ class Sharded(Strategy):
                 value.to(like.device), like.device_mesh, like.placements, run_check=False,
                 shape=like.shape, stride=like.stride(),
             )  # fmt: skip
-        # averages may lie in main memory, where GPUs cannot exchange them
-        return (value.to(like.device).full_tensor() if isinstance(value, DTensor) else value).detach()
+        value = value.detach().to(like.device)  # averages may lie in main memory, where GPUs cannot exchange them
+        return value.full_tensor() if isinstance(value, DTensor) else value
 
     def place(self, value: Tensor, like: Tensor) -> Tensor:
         if isinstance(like, DTensor) and value.shape == like.shape:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lienzo.errors import ConfigError, NonFiniteError
 from lienzo.memory import keep_freed_memory
 from lienzo.training import checkpoint, optimizers
-from lienzo.training.blocks import blocks, recomputed
+from lienzo.training.blocks import compile_blocks, recomputed
 from lienzo.training.config import TrainConfig
 from lienzo.training.distributed import Strategy, strategy
 from lienzo.training.ema import EMA, copy
@@ -121,8 +121,7 @@ def train(
             stack.enter_context(recomputed(model))
         ways = strategy(module, config)
         if run.compile:
-            for block in blocks(model):
-                block.compile()
+            compile_blocks(model)
         state = _State(model, ways, config, place)
         began_at = state.resume(folder)
         shown = stack.enter_context(
@@ -190,7 +189,7 @@ def _gradients(
     Raises:
         NonFiniteError: one of them is not finite.
     """
-    state.clear_gradients()
+    ways.clear(state.optimizer)
     values: list[Tensor] = []
     keys: list[Any] = []
     for share in parts:
@@ -291,9 +290,6 @@ class _State(Generic[Model]):
         self.step, self.seconds, self.kwh = 0, 0.0, 0.0
         self.best: dict[str, float] | None = None
         self._saved = -1
-
-    def clear_gradients(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
 
     def update(self, norm: float | None) -> None:
         """Clip, step, average."""

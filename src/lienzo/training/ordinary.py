@@ -18,7 +18,11 @@ class Ordinary:
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = [
-            (one, type(one), {key: copy(value) if isinstance(value, dict) else value for key, value in vars(one).items()})
+            (
+                one,
+                type(one),
+                {key: copy(value) if isinstance(value, dict) else value for key, value in vars(one).items()},
+            )
             for one in model.modules()
         ]
 

@@ -5,6 +5,7 @@ the recipe says already, is the recipe's: batch size, clipping, precision, optim
 """
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -61,6 +62,8 @@ def read(path: Path, config: TrainConfig, world: int) -> dict[str, Any]:
             f"{path}: zero_optimization.stage is {zero.get('stage', 0)!r}; 1, 2 and 3 are supported. "
             'For what stage 0 does there is distributed.strategy = "ddp".'
         )
+    if zero["stage"] == 3 and run.compile:
+        raise ConfigError(f"{path}: ZeRO 3 and run.compile do not go together. Leave one out, or take stage 2.")
     for key in ("offload_optimizer", "offload_param"):
         if zero.get(key, {}).get("device") == "nvme":
             raise ConfigError(f'{path}: zero_optimization.{key}.device is "nvme"; "cpu" and "none" are supported.')
@@ -69,7 +72,8 @@ def read(path: Path, config: TrainConfig, world: int) -> dict[str, Any]:
             f'With DeepSpeed, optimizer.name has to be "adamw", and run.precision "fp32" or "bf16"; got '
             f'"{config.optimizer.name}" and "{run.precision}".'
         )
-    return {**given, **ours}
+    # with offload_optimizer it would insist on an optimizer of its own
+    return {"zero_force_ds_cpu_optimizer": False, **given, **ours}
 
 
 def deepspeed() -> Any:
@@ -78,6 +82,8 @@ def deepspeed() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
+    if device().type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or it would look for others and warn that it found none
     try:
         import deepspeed  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
@@ -127,6 +133,9 @@ class Zero(Strategy):
     def step(self, optimizer: torch.optim.Optimizer) -> bool:
         self.engine.step()
         return bool(self.engine.was_step_applied())
+
+    def clear(self, optimizer: torch.optim.Optimizer) -> None:
+        pass  # it does so itself after a step, and keeps buffers where gradients seem to be
 
     def norm(self, parameters: Mapping[str, nn.Parameter]) -> Tensor | None:
         return None
@@ -243,5 +252,7 @@ def prepare(module: nn.Module, config: TrainConfig, world: int) -> Zero:
     given = read(config.distributed.deepspeed, config, world)
     deepspeed()
     if not dist.is_initialized():  # it wants a group, of one process too
-        dist.init_process_group("nccl" if device().type == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+        os.environ.setdefault("LOCAL_RANK", "0")
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group("nccl" if device().type == "cuda" else "gloo", store=store, rank=0, world_size=1)
     return (ZeroParts if given["zero_optimization"]["stage"] == 3 else Zero)(module, config, given)
