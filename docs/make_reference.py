@@ -7,8 +7,9 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +17,8 @@ from lienzo import errors
 from lienzo.cli import lienzo
 from lienzo.cli.generate import OPTIONS
 from lienzo.pipeline.request import Request, in_words
+from lienzo.training.config import DENOISERS, KINDS, OF_KINDS, Recipe
+from lienzo.training.data import DataConfig
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"
@@ -35,6 +38,8 @@ MODULES = (
     "lienzo.diffusion.guidance",
     "lienzo.diffusion.samplers",
     "lienzo.diffusion.loss",
+    "lienzo.trainer",
+    "lienzo.training.recipes",
     "lienzo.training.data",
     "lienzo.models.bundle",
     "lienzo.models.tokenizer",
@@ -46,6 +51,7 @@ MODULES = (
     "lienzo.nn.lora",
     "lienzo.weights.clip",
     "lienzo.weights.inception",
+    "lienzo.weights.parts",
     "lienzo.gallery",
     "lienzo.evaluation.scores",
     "lienzo.evaluation.metrics",
@@ -67,7 +73,10 @@ below the second. Whatever is not allowed is a `RequestError` that says what is.
 
 def pages() -> dict[str, str]:
     """File name -> content."""
-    made = {"python.md": python_page(), "cli.md": cli_page(), "request.md": request_page(), "errors.md": errors_page()}
+    made = {
+        "python.md": python_page(), "cli.md": cli_page(), "request.md": request_page(), "recipe.md": recipe_page(),
+        "errors.md": errors_page(),
+    }  # fmt: skip
     return {name: NOTE + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n" for name, text in made.items()}
 
 
@@ -289,6 +298,54 @@ def request_page() -> str:
             fenced(json.dumps(schema, indent=2, sort_keys=True), "json"),
         ]
     )  # fmt: skip
+
+
+def recipe_page() -> str:
+    """Every section and setting of a recipe."""
+    schema = Recipe[DataConfig].model_json_schema()
+    named: dict[str, list[str]] = {}
+    for name, field in schema["properties"].items():
+        for definition in re.findall(r'"#/\$defs/(\w+)"', json.dumps(field)):
+            named.setdefault(definition, []).append(name)
+    intro = (
+        "What a recipe for `lienzo train` can say: TOML, a table a section; only `kind` and `data` have to be there. How to use it "
+        "is told in [Train a model](../howto/train-a-model.md). `none` stands for null, for which TOML has no word. A setting "
+        "that the kind of recipe would not obey is an error."
+    )
+    parts = ["# Recipe", intro, "`kind` is one of " + ", ".join(f"`{kind}`" for kind in KINDS) + "."]
+    for definition, sections in named.items():
+        parts += ["## " + ", ".join(sections), Recipe.model_fields[sections[0]].description or ""]
+        parts.append(settings_table(schema["$defs"][definition]["properties"], OF_KINDS.get(sections[0], {})))
+    parts += ["## A source", "What `data.sources` lists: a path, or a table of these."]
+    return "\n\n".join([*parts, settings_table(schema["$defs"]["Source"]["properties"], {})])
+
+
+def settings_table(fields: dict[str, Any], kinds: Mapping[str, tuple[str, ...]]) -> str:
+    rows = ["| setting | type | where not given | meaning |", "|---|---|---|---|"]
+    for name, field in fields.items():
+        default = f"`{json.dumps(field['default'])}`" if "default" in field else "has to be given"
+        only = f" Of {', '.join(kinds[name])}." if kinds.get(name, DENOISERS) != DENOISERS else ""
+        rows.append(f"| `{name}` | {typed(field)} | {default} | {field['description']}{only} |")
+    return "\n".join(rows)
+
+
+def typed(schema: dict[str, Any]) -> str:
+    """What a setting's JSON Schema allows."""
+    match schema:
+        case {"anyOf": options}:
+            return " or ".join(dict.fromkeys(typed(option) for option in options if option.get("type") != "null"))
+        case {"enum": choices}:
+            return ", ".join(f"`{choice}`" for choice in choices)
+        case {"$ref": _}:
+            return "a source"
+        case {"type": "object"}:
+            return "a table"
+        case {"prefixItems": items}:
+            return f"{len(items)} of: {typed(items[0])}"
+        case {"type": "array", "items": item}:
+            return f"a list of: {typed(item)}"
+        case _:
+            return in_words(schema)
 
 
 def errors_page() -> str:

@@ -375,7 +375,7 @@ def test_adapters_are_recorded_and_needed_again(adapters: Path, make: Run, run: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lora", "none.safetensors"], "no such file, or its weights are no numbers"),
+        (["--lora", "none.safetensors"], "no such file and no hub id, or its weights are no numbers"),
         (["--lora", "a.safetensors:much"], "expected FILE[:WEIGHT[:TEXT_WEIGHT]]"),
         (["--lora", "a.safetensors:nan"], "no numbers"),
         (["--lora", "cat.safetensors"], "is no LoRA"),

@@ -131,10 +131,11 @@ def test_adapters_have_the_same_argument_names() -> None:
         "set_adapters", "delete_adapters", "get_active_adapters", "get_list_adapters", "disable_lora", "enable_lora",
         "unload_lora_weights", "fuse_lora", "unfuse_lora", "load_lora_weights", "load_textual_inversion",
     )  # fmt: skip
+    keywords = ("weight_name", "revision", "local_files_only")  # among theirs in **kwargs
     for method in methods:
         theirs = inspect.signature(getattr(diffusers.StableDiffusionPipeline, method)).parameters
         mine = inspect.signature(getattr(lienzo.StableDiffusionPipeline, method)).parameters
-        supported = [p for p in mine if p not in ("self", "unsupported", "weight_name")]
+        supported = [p for p in mine if p not in ("self", "unsupported", *keywords)]
         assert [p for p in theirs if p in supported] == supported, method
 
 
@@ -166,6 +167,12 @@ def test_adapters_that_are_not_there(model: Loader) -> None:
         (lambda: pipe.set_adapters("style", float("nan")), "expected numbers"),
         (lambda: pipe.set_adapters("style", {"unet": {"down": 1.0}}), "block by block"),  # type: ignore[dict-item]
         (lambda: pipe.set_adapters("style", {"vae": 1.0}), "Allowed: text_encoder, unet"),
+        (lambda: pipe.set_adapters(["style", "style"]), "given twice"),
+        (lambda: pipe.fuse_lora(adapter_names=[]), "no adapter is active"),
+        (lambda: pipe.fuse_lora(lora_scale="much"), "lora_scale: got 'much'"),  # type: ignore[arg-type]
+        (lambda: pipe.load_lora_weights(None), "got NoneType"),  # type: ignore[arg-type]
+        (lambda: pipe.load_lora_weights({}, weight_name="x"), "got dict"),
+        (lambda: pipe.load_textual_inversion("a/b", weight_name=["x"]), "the name of one file"),  # type: ignore[arg-type]
         (lambda: pipe.delete_adapters(["x"]), "No adapter 'x'"),
         (lambda: pipe.fuse_lora(components=["vae"]), "a list of unet and text_encoder"),
         (lambda: pipe.fuse_lora(fuse_unet=True), "fuse_unet not supported"),
@@ -184,3 +191,19 @@ def test_adapters_that_are_not_there(model: Loader) -> None:
     assert torch.equal(of_seed(pipe), changed)
     pipe.unload_lora_weights()
     assert torch.equal(of_seed(pipe), plain)
+
+
+def test_what_is_fused_hides_is_told(model: Loader) -> None:
+    pipe = lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"))
+    pipe.load_lora_weights(a_lora(pipe), "style")
+    pipe.fuse_lora(components=["unet"])
+    fused = of_seed(pipe)
+    pipe.set_adapters("style")  # as it is
+    for call in (lambda: pipe.set_adapters("style", 0.5), lambda: pipe.load_lora_weights(a_lora(pipe, 2.0), "other")):
+        with pytest.warns(UserWarning, match="without effect on unet, where adapters are fused"):
+            call()
+        assert torch.equal(of_seed(pipe), fused)
+    pipe.unfuse_lora(["unet"])
+    assert not torch.equal(of_seed(pipe), fused)
+    pipe.delete_adapters(["style", "style"])
+    assert pipe.get_active_adapters() == ["other"]

@@ -25,7 +25,7 @@ def score(picture: Image.Image, scene: Scene) -> dict[str, bool]:
     scheme = max(tints, key=lambda name: int(tints[name].sum()))
     marks = {
         "band": float(near(pixels, BAND, 70)[where].mean()) > 0.4 and float(near(pixels, BAND, 70)[free].mean()) < 0.05,
-        "letters": float(np.corrcoef(pixels[where].mean(-1), letters)[0, 1]) > 0.6,
+        "letters": _alike(pixels[where].mean(-1), letters) > 0.6,
         "page": _page(tints[scheme]) == scene.kind,
         "scheme": scheme == scene.scheme,
         "background": _bright(pixels) == (scene.background == "white"),
@@ -44,6 +44,13 @@ def _page(tint: Mask) -> str:
     if share(0.09, 0.2, 0.24, 0.45) > 0.4:
         return "warning" if share(0.7, 0.16, 0.9, 0.3) > 0.4 else "mail"
     return "login" if share(0.25, 0.78, 0.75, 0.85) > 0.4 else ""
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> float:
+    """Correlation; 0 where one of them is flat."""
+    if not (one.std() and other.std()):
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _bright(pixels: Pixels) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from boceto.look.pixels import RGBS, SMALLEST, Mask, Pixels, distances, eroded, filled, grown, parts, pixels_of
+from boceto.look.pixels import RGBS, SMALLEST, Mask, Pixels, centre, distances, eroded, filled, grown, parts, pixels_of
 from boceto.scenes import COLOURS, OUTLINES, SHAPES, Relation, Scene
 
 FIT: Final = 0.6
@@ -120,9 +120,12 @@ def _identify(part: Mask, nearest: NDArray[np.intp], background: int, pixels: Pi
     # whatever is seen through a hole or inside belongs to the outline
     amount = np.where(eroded(filled(part), 2), 1.0, amount)
     rows, columns = np.indices(part.shape) + 0.5
-    area = float(amount.sum())
-    x, y = float((columns * amount).sum() / area), float((rows * amount).sum() / area)
     side = part.shape[0]
+    area = float(amount.sum())
+    if area < 1:  # a tint of the background, which no true render has
+        x, y = centre(part)
+        return Seen(shape=None, colour=COLOURS[colour], x=x, y=y)
+    x, y = float((columns * amount).sum() / area), float((rows * amount).sum() / area)
     fits = {shape: _overlap(amount, _drawn(shape, x, y, area, side)) for shape in SHAPES}
     shape = max(fits, key=lambda name: fits[name])
     return Seen(shape=shape if fits[shape] >= FIT else None, colour=COLOURS[colour], x=x / side, y=y / side)

@@ -152,24 +152,28 @@ class _Pipeline:
         adapter_name: str | None = None,
         *,
         weight_name: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
         **unsupported: Any,
     ) -> None:
         """Load a LoRA and make it the active one, as diffusers does; `set_adapters` makes several active.
 
         Args:
-            pretrained_model_name_or_path_or_dict: a file, a folder, or a table of tensors; no hub ids.
+            pretrained_model_name_or_path_or_dict: a file, a folder, a hub id, or a table of tensors.
             adapter_name: None: "default_0", "default_1" ...
-            weight_name: the file in the folder.
+            weight_name: the file in the folder or of the hub id.
+            revision, local_files_only: of a hub id, as for `from_pretrained`.
         """
-        _refuse(unsupported, "load_lora_weights", "a file, folder or dict, adapter_name, weight_name")
+        _refuse(unsupported, "load_lora_weights", "adapter_name, weight_name, revision, local_files_only")
         name = adapter_name or next(n for i in count(len(self._loras)) if (n := f"default_{i}") not in self._loras)
         if name in self._loras:
             raise RequestError(f"adapter_name={name!r} is in use: {', '.join(self._loras)}. Choose another one.")
         source = _within(pretrained_model_name_or_path_or_dict, weight_name)
-        adapter = load_adapter(source, self._base, name=name if isinstance(source, Mapping) else None)
-        self._loras[name] = (adapter, 1.0, 1.0)
-        self._active = (name,)
-        self._apply()
+        adapter = load_adapter(
+            source, self._base, name=name if isinstance(source, Mapping) else None, revision=revision,
+            offline=local_files_only or None,
+        )  # fmt: skip
+        self._change(loras={**self._loras, name: (adapter, 1.0, 1.0)}, active=(name,))
 
     def set_adapters(
         self,
@@ -183,9 +187,7 @@ class _Pipeline:
         if len(weights) != len(names):
             raise RequestError(f"adapter_weights: got {len(weights)} for {len(names)} adapters; give one, or one each.")
         loras = {name: (self._loras[name][0], *_both(weight)) for name, weight in zip(names, weights, strict=True)}
-        self._loras |= loras
-        self._active = tuple(names)
-        self._apply()
+        self._change(loras={**self._loras, **loras}, active=tuple(names))
 
     def get_active_adapters(self) -> list[str]:
         """The names of the active adapters."""
@@ -198,11 +200,10 @@ class _Pipeline:
 
     def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
         """Forget these adapters; where none stays active, the first that is left becomes it, as in diffusers."""
-        for name in self._known(adapter_names):
-            del self._loras[name]
-        left = tuple(name for name in self._active if name in self._loras)
-        self._active = left or tuple(self._loras)[:1]
-        self._apply()
+        gone = self._known(adapter_names)
+        loras = {name: lora for name, lora in self._loras.items() if name not in gone}
+        left = tuple(name for name in self._active if name in loras)
+        self._change(loras=loras, active=left or tuple(loras)[:1])
 
     def disable_lora(self) -> None:
         """Leave the active adapters out until `enable_lora`; what is fused stays fused."""
@@ -231,9 +232,13 @@ class _Pipeline:
             safe_fusing: make sure that the weights stay finite.
         """
         _refuse(unsupported, "fuse_lora", "components, lora_scale, safe_fusing, adapter_names")
+        if isinstance(lora_scale, bool) or not isinstance(lora_scale, (int, float)) or not math.isfinite(lora_scale):
+            raise RequestError(f"lora_scale: got {lora_scale!r}; expected a number.")
         if again := sorted(set(_components(components)) & self._fused.keys()):
             raise RequestError(f"{', '.join(again)}: something is fused already; call unfuse_lora() first.")
         names = self._known(self._active if adapter_names is None else adapter_names)
+        if not names:
+            raise RequestError("fuse_lora: no adapter is active, so there is nothing to fuse. Load one first.")
         for part in _components(components):
             index = 1 + LORA_PARTS.index(part)
             self._fused[part] = tuple((self._loras[n][0], float(self._loras[n][index]) * lora_scale) for n in names)  # type: ignore[arg-type]
@@ -265,15 +270,18 @@ class _Pipeline:
         token: str | Sequence[str | None] | None = None,
         *,
         weight_name: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
         **unsupported: Any,
     ) -> None:
         """Load embeddings; the prompt's words that stand for them are `token`, or what the files say.
 
         Args:
-            pretrained_model_name_or_path: a file, a folder, a table with one tensor, a tensor, or a list of these.
+            pretrained_model_name_or_path: a file, a folder, a hub id, a table with one tensor, a tensor, or a list of these.
             token: one, or a list of as many; of one tensor with several tokens, a row for each.
+            weight_name, revision, local_files_only: as for `load_lora_weights`.
         """
-        _refuse(unsupported, "load_textual_inversion", "a file, folder, dict or tensor, token, weight_name")
+        _refuse(unsupported, "load_textual_inversion", "token, weight_name, revision, local_files_only")
         given = pretrained_model_name_or_path
         sources = list(given) if isinstance(given, (list, tuple)) else [given]
         tokens = [token] * len(sources) if token is None or isinstance(token, str) else list(token)
@@ -281,7 +289,11 @@ class _Pipeline:
             sources = list(given)
         if len(sources) != len(tokens):
             raise RequestError(f"token: got {len(tokens)} for {len(sources)} embeddings; give one each.")
-        new = [load_embedding(_within(one, weight_name), token=word) for one, word in zip(sources, tokens, strict=True)]
+        offline = local_files_only or None
+        new = [
+            load_embedding(_within(one, weight_name), token=word, revision=revision, offline=offline)
+            for one, word in zip(sources, tokens, strict=True)
+        ]
         with_adapters(self._base, (), (*self._embeddings, *new))  # an error leaves everything as it was
         self._embeddings = (*self._embeddings, *new)
         self._apply()
@@ -309,6 +321,32 @@ class _Pipeline:
             for adapter, weight in row
         ]
         return merged(self._base, rows) if rows else self._base  # type: ignore[arg-type]
+
+    def _change(self, *, loras: dict[str, Weighted], active: tuple[str, ...]) -> None:
+        """Load, weigh, activate, forget; an error leaves everything as it was."""
+        before = self._loras, self._active
+        self._loras, self._active = loras, active
+        try:
+            self._apply()
+        except LienzoError:
+            self._loras, self._active = before
+            raise
+        idle = [name for name in active if self._is_idle(name, before[0].get(name))]
+        if idle:
+            warnings.warn(
+                f"{', '.join(idle)}: without effect on {', '.join(sorted(self._fused))}, where adapters are fused. Call "
+                "unfuse_lora() first, or unload_lora_weights() to make what is fused final.",
+                stacklevel=3,
+            )
+
+    def _is_idle(self, name: str, before: Weighted | None) -> bool:
+        """Whether what is fused hides an adapter, or a change of its weights; `before`: as it was."""
+        adapter, *weights = self._loras[name]
+        return any(
+            adapter.networks.get(part)
+            and (before is None or weights != list(before[1:]) or all(adapter.digest != one.digest for one, _ in row))
+            for part, row in self._fused.items()
+        )
 
     def _apply(self) -> None:
         """Make the bundle that is used from the base and everything that is loaded."""
@@ -537,8 +575,17 @@ class StableDiffusionInpaintPipeline(_Pipeline):
         )  # fmt: skip
 
 
-def _within(source: Any, weight_name: str | None) -> Any:
-    return source if weight_name is None else Path(source) / weight_name
+def _within(source: Any, weight_name: Any) -> Any:
+    """What to load: a table or tensor as it is, else the file in a folder or hub id."""
+    if weight_name is not None and not isinstance(weight_name, str):
+        raise RequestError(f"weight_name: got {weight_name!r}; give the name of one file.")
+    if isinstance(source, (str, Path)):
+        return source if weight_name is None else f"{source}/{weight_name}"
+    if weight_name is None and isinstance(source, (Mapping, Tensor)):
+        return source
+    raise RequestError(
+        f"got {type(source).__name__}; give a file, a folder or a hub id (with weight_name, the file in it), or a table of tensors."
+    )
 
 
 def _both(weight: Any) -> tuple[float, float]:

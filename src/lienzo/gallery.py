@@ -1,10 +1,13 @@
 """A folder of finished pictures that is filled once: what is there already is not made again.
 
-A picture's file is named by its request's digest, in a folder named by the model's; what it holds is checked before it is taken.
+A picture's file is named by its request's digest, in a folder named by the model's and its adapters'; what it holds is checked
+before it is taken.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +15,7 @@ import torch
 from lienzo.errors import ImageError, MetadataError, OutputError
 from lienzo.images import open_image
 from lienzo.models.bundle import Bundle
-from lienzo.pipeline.generate import Step, resolve
+from lienzo.pipeline.generate import Step, prompt_warnings, resolve
 from lienzo.pipeline.request import InputImage, Request
 from lienzo.provenance.metadata import read, save
 from lienzo.studio import make
@@ -25,14 +28,14 @@ class Kept:
     Attributes:
         index: its place among the requests.
         reused: it was there before.
-        warnings: of making it; empty where it was there.
+        warnings: what the user should know of the request, e.g. words of the prompt that did not fit.
     """
 
     index: int
     request: Request
     path: Path
     reused: bool
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
 
 
 def fill(
@@ -46,14 +49,14 @@ def fill(
     """Make the pictures that `folder` lacks, and give all of them: first those that are there, then each as it is saved.
 
     Stopped at any point, the same call goes on where it was. A picture is taken only if its record names the same request,
-    weights, settings, dtype and kind of device, and the same torch, and if its pixels are those recorded.
+    weights, adapters, settings, dtype and kind of device, and the same torch, and if its pixels are those recorded.
 
     Raises:
         RequestError: a request that this model cannot do; nothing is made then.
         OutputError: the folder cannot be written.
     """
     complete = [resolve(bundle, request) for request in requests]
-    home = folder / f"{bundle.digest[:12]}-{bundle.settings_digest[:8]}"
+    home = folder / "-".join([bundle.digest[:12], bundle.settings_digest[:8], *_adapters(bundle)])
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,7 +65,8 @@ def fill(
     todo = []
     for index, (request, path) in enumerate(zip(complete, paths, strict=True)):
         if _is_it(path, bundle, request):
-            yield Kept(index=index, request=request, path=path, reused=True)
+            told = prompt_warnings(bundle, request)
+            yield Kept(index=index, request=request, path=path, reused=True, warnings=told)
         else:
             todo.append(index)
     for start in range(0, len(todo), batch):
@@ -88,11 +92,22 @@ def _is_it(path: Path, bundle: Bundle, request: Request) -> bool:
         record, picture = read(path), InputImage.of(open_image(path))
     except (MetadataError, ImageError):
         return False
+    used = (*(record.adapters or ()), *(record.embeddings or ()))
     weight = next(bundle.unet.parameters())
     return (
-        record.request_digest, record.weights.digest, record.settings, record.dtype, record.device, record.software.torch,
+        record.request_digest, record.weights.digest, list(map(dict, used)), record.settings, record.dtype, record.device, record.software.torch,
         record.picture.sha256,
     ) == (
-        request.digest, bundle.digest, bundle.settings_digest, str(weight.dtype).removeprefix("torch."),
+        request.digest, bundle.digest, _used(bundle), bundle.settings_digest, str(weight.dtype).removeprefix("torch."),
         weight.device.type, torch.__version__, picture.sha256,
     )  # fmt: skip
+
+
+def _used(bundle: Bundle) -> list[dict[str, object]]:
+    """Adapters and embeddings as records have them: the model's digest does not know them."""
+    return [*map(asdict, bundle.adapters), *map(asdict, bundle.embeddings)]
+
+
+def _adapters(bundle: Bundle) -> list[str]:
+    used = _used(bundle)
+    return [hashlib.sha256(json.dumps(used).encode()).hexdigest()[:8]] if used else []

@@ -60,8 +60,8 @@ class Pipeline:
         """A pipeline with LoRA and textual-inversion embeddings, beside this one, which stays as it is.
 
         Args:
-            loras: files (or loaded adapters), each alone, with its weight, or with the U-Net's and the text encoder's.
-            embeddings: files (or loaded embeddings), each alone or with the token that shall stand for it.
+            loras: files, hub ids or loaded adapters, each alone, with its weight, or with the U-Net's and the text encoder's.
+            embeddings: files, hub ids or loaded embeddings, each alone or with the token that shall stand for it.
 
         Raises:
             WeightsError: a file that is damaged, of another kind, or made for another model.

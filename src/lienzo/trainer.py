@@ -12,7 +12,7 @@ from lienzo.pipeline.request import Request
 from lienzo.training.config import Recipe
 from lienzo.training.data import DataConfig
 from lienzo.training.recipes import Job, Made, run, silent
-from lienzo.training.recipes.batches import Tell
+from lienzo.training.recipes.batches import Tell, spread
 from lienzo.weights.clip import load_clip
 
 AT_ONCE = 8
@@ -42,7 +42,7 @@ def score(job: Job[Any, Any], recipe: Recipe[DataConfig]) -> Callable[[Any], Map
         )
     clip = load_clip(watch.clip)
     features = clip_features(clip)
-    records = job.validation.records[: watch.validation_pictures]
+    records = spread(job.validation, watch.validation_pictures)
     captions = [record.captions[0] if record.captions else "" for record in records]
     real = features.of(record.open() for record in records)
     texts, _ = text_features(clip, captions)

@@ -59,3 +59,10 @@ def test_a_shapeless_blot_has_no_shape() -> None:
     blot = np.full((128, 128, 3), 250, np.uint8)
     blot[20:24, 10:118] = blot[20:110, 10:14] = (217, 32, 38)
     assert [seen.shape for seen in look(Image.fromarray(blot)).things] == [None]
+
+
+def test_a_faint_line_has_no_shape() -> None:
+    """It differs from the background, but is nearer to it than to any other colour."""
+    faint = np.full((128, 128, 3), 250, np.uint8)
+    faint[40:43, 40:90] = (224, 224, 224)
+    assert [seen.shape for seen in look(Image.fromarray(faint)).things] == [None]

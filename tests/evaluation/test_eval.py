@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -20,7 +21,9 @@ from lienzo.errors import InputError
 from lienzo.evaluation import metrics
 from lienzo.evaluation.features import clip_features, text_features
 from lienzo.gallery import fill
+from lienzo.nn.lora import LowRank
 from lienzo.provenance.metadata import read
+from lienzo.weights.adapters import Adapter, with_adapters
 from lienzo.weights.clip import load_clip
 
 PROMPTS = ["a red circle on a white background", "a blue <square> & a green star", "a yellow star"]
@@ -310,3 +313,49 @@ def test_every_side_needs_all_its_pictures(tmp_path: Path) -> None:
         evaluate([Side(name="a", about={}, pictures=())], [Prompt(text="a")], [0])
     with pytest.raises(InputError, match="no folder"):
         find_pictures(tmp_path / "nowhere")
+
+
+def test_adapters_have_pictures_of_their_own(tmp_path: Path) -> None:
+    bundle = Pipeline.load().bundle
+    layer = "down_blocks.0.resnets.0.conv1"
+    channels, *kernel = bundle.unet.get_parameter(f"{layer}.weight").shape
+    low = LowRank(torch.full((1, *kernel), 0.1), torch.ones(channels, 1, 1, 1))
+    style = Adapter.of("style", {"unet": {layer: low}})
+    request = [Request("a red circle", seed=1, steps=1)]
+    paths = []
+    for adapted in (bundle, with_adapters(bundle, [(style, 1.0, 1.0)]), with_adapters(bundle, [(style, 0.5, 1.0)])):
+        (made,), (again,) = fill(adapted, request, tmp_path), fill(adapted, request, tmp_path)
+        assert (made.reused, again.reused, again.path) == (False, True, made.path)
+        assert Image.open(made.path).tobytes() == Pipeline(adapted)(request[0]).image.tobytes()
+        paths.append(made.path)
+    assert len(set(paths)) == 3
+    shutil.copy(paths[0], paths[1])
+    (found,) = fill(with_adapters(bundle, [(style, 1.0, 1.0)]), request, tmp_path)
+    assert not found.reused, "the base's picture under the name of an adapter's"
+
+
+def test_what_a_prompt_lost_is_told_whether_or_not_its_pictures_were_there(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("a red circle " * 40 + "\na blue star\n")
+    words = [
+        "--prompts",
+        tmp_path / "long.txt",
+        "--steps",
+        1,
+        "--seeds",
+        2,
+        "--resamples",
+        20,
+        "--out",
+        tmp_path / "out",
+    ]
+    for _ in range(2):
+        assert run(*words).output.count("prompt too long for the model") == 1
+        assert len([note for note in report(tmp_path / "out")["notes"] if "prompt too long" in note]) == 1
+
+
+@pytest.mark.parametrize("out", ["real", "real/deep/report"])
+def test_what_is_made_never_counts_as_real(out: str, inputs: Path, tmp_path: Path) -> None:
+    shutil.copytree(inputs / "real", tmp_path / "real")
+    words = ["--prompts", inputs / "prompts.txt", "--steps", 1, "--seeds", 1, "--real", tmp_path / "real"]
+    refused = run(*words, "--out", tmp_path / out, code=2)
+    assert "would count as real" in refused.output and not list(tmp_path.rglob("index.html"))

@@ -99,6 +99,15 @@ def test_precision_and_recall_by_hand() -> None:
     assert far == (0.0, 0.0)
 
 
+def test_precision_and_recall_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    real, made = rng.normal(size=(40, 5)), rng.normal(size=(33, 5)) * 1.3
+    whole = metrics.precision_recall(real, made)
+    assert 0 < whole[0] < 1 and 0 < whole[1] < 1
+    monkeypatch.setattr(metrics, "BLOCK", 7)
+    assert metrics.precision_recall(real, made) == whole
+
+
 def test_collapse_shows_as_low_recall_and_low_diversity() -> None:
     real = features(100, 4)
     collapsed = real[:1] + 0.01 * features(100, 4, seed=3)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -280,7 +281,7 @@ def test_only_what_learns_is_kept(tmp_path: Path) -> None:
 
 
 def test_hooks_see_the_weights_in_use_and_the_best_is_kept(tmp_path: Path) -> None:
-    figures = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    figures = iter([4.0, 3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
     modes = []
 
     def validate(net: nn.Module) -> dict[str, float]:
@@ -297,15 +298,18 @@ def test_hooks_see_the_weights_in_use_and_the_best_is_kept(tmp_path: Path) -> No
     end = train(hooked, loss, batch, chosen, tmp_path / "hooked", hooks)
     train(plain, loss, batch, chosen, tmp_path / "plain")
     assert same(hooked, plain)  # asking changes nothing
-    assert modes == [(False, False)] * 6
+    assert modes == [(False, False)] * 7  # once before the first step
     assert end.best == {"step": 20, "loss": 1.0}
     folder = tmp_path / "hooked"
     assert [path.name for path in checkpoint.checkpoints(folder)] == ["step-00000060", "step-00000020"]
     best = checkpoint.load_best(folder)
     assert best is not None and best.step == 20
     assert (folder / "latest").read_text() == "step-00000060\n"
-    assert lines(folder, "validation/loss") == [3.0, 1.0, 2.0, 2.0, 2.0, 2.0] and lines(folder, "score/clip") == [0.3]
-    assert [path.name for path in sorted((folder / "samples").iterdir())] == ["step-00000030.png", "step-00000060.png"]
+    assert lines(folder, "validation/loss") == [4.0, 3.0, 1.0, 2.0, 2.0, 2.0, 2.0] and lines(folder, "score/clip") == [
+        0.3
+    ]
+    sheets = [f"step-000000{step}.png" for step in ("00", "30", "60")]
+    assert [path.name for path in sorted((folder / "samples").iterdir())] == sheets
 
 
 @pytest.mark.skipif(not _here("tensorboard"), reason="tensorboard is not installed")
@@ -319,7 +323,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [10, 20]
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(lines(tmp_path))
-    assert [event.step for event in events.Images("samples")] == [20]
+    assert [event.step for event in events.Images("samples")] == [0, 20]
 
 
 @pytest.mark.skipif(not _here("codecarbon"), reason="codecarbon is not installed")
@@ -341,3 +345,24 @@ def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         train(model(), loss, batch, CONFIG, tmp_path / "file")
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_is_obeyed_after_the_step_which_is_kept(
+    tmp_path: Path, number: signal.Signals, raised: type[BaseException]
+) -> None:
+    before = signal.getsignal(number)
+
+    def told(net: nn.Module, x: Tensor, share: Share) -> Tensor:
+        if share.step == 36:
+            signal.raise_signal(number)
+        return loss(net, x, share)
+
+    with pytest.raises(raised):
+        train(model(), told, batch, CONFIG, tmp_path / "stopped")
+    assert checkpoint.checkpoints(tmp_path / "stopped")[0].name == "step-00000037"
+    assert signal.getsignal(number) is before
+    whole, resumed = model(), model()
+    train(whole, loss, batch, CONFIG, tmp_path / "whole")
+    train(resumed, loss, batch, CONFIG, tmp_path / "stopped")
+    assert same(whole, resumed)

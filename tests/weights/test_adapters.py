@@ -476,6 +476,10 @@ def test_an_adapter_of_another_model(model: Loader, sd1: Bundle) -> None:
     )
     with pytest.raises(KeysError, match=r"(?s)unet\.x\.y.*got \[1, 5\]"):
         with_adapters(sd1, [(wrong, 1, 1)])
+    name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    table = {f"{name}.lora_down.weight": torch.ones(4, 2048), f"{name}.lora_up.weight": torch.ones(640, 4)}
+    with pytest.raises(KeysError, match="The LoRA, made for SDXL: "):
+        load_adapter(table, sd1)
     with pytest.raises(RequestError, match="two numbers"):
         with_adapters(sd1, [(made, float("nan"), 1)])
     with pytest.raises(ConfigError, match="has adapters already"):

@@ -9,10 +9,17 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
 
-from lienzo import weights
-from lienzo.errors import ModelNotFoundError, RequestError
+from lienzo import StableDiffusionPipeline, weights
+from lienzo.cli import lienzo
+from lienzo.errors import ModelNotFoundError, RequestError, WeightsError
+from lienzo.nn.lora import LowRank
+from lienzo.provenance.metadata import read
 from lienzo.weights import hub
+from lienzo.weights.adapters import Adapter, load_adapter, load_embedding, save_adapter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "someone/tiny"
@@ -144,25 +151,57 @@ def test_a_revision_of_a_local_model_is_an_error(folders: dict[str, Path]) -> No
         weights.load(folders["sd1"], revision="main")
 
 
+LORAS = "someone/loras"
+PEFT = "someone/peft"
+WORD = "someone/cat-toy"
+
+
 @pytest.fixture
-def server(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A hub with one model, on this machine; yields the paths asked for."""
+def shelf(folders: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """What there is on the hub: a model, LoRAs, an embedding."""
+    bundle = weights.load(folders["sd1"])
+    model = Path(shutil.copytree(folders["sd1"], tmp_path / "tiny"))
+    made = {REPO: model, **{repo: tmp_path / repo.partition("/")[2] for repo in (LORAS, PEFT, WORD)}}
+    for repo in (LORAS, PEFT, WORD):
+        made[repo].mkdir()
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    side = bundle.unet.get_parameter(f"{layer}.weight").shape[0]
+    for name, value in (("one", 1.0), ("two [v2]", 2.0)):
+        low = LowRank(torch.ones(2, side), torch.full((side, 2), value))
+        save_adapter(made[LORAS] / f"{name}.safetensors", Adapter.of(name, {"unet": {layer: low}}))
+    table = {
+        f"base_model.model.{layer}.lora_{role}.weight": torch.ones(shape)
+        for role, shape in (("A", (2, side)), ("B", (side, 2)))
+    }
+    save_file(table, made[PEFT] / "adapter_model.safetensors")
+    (made[PEFT] / "adapter_config.json").write_text('{"lora_alpha": 6, "r": 2}')
+    torch.save({"<cat-toy>": torch.ones(32)}, made[WORD] / "learned_embeds.bin")
+    for folder in made.values():
+        (folder / "unused.ckpt").write_bytes(b"x")
+    return made
+
+
+@pytest.fixture
+def server(shelf: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A hub on this machine; yields the paths asked for."""
     asked: list[str] = []
-    root = folders["sd1"]
-    names = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = unquote(self.path.partition("?")[0])
             asked.append(path)
+            words = path.removeprefix("/api/models").split("/")
+            repo = "/".join(words[1:3])
+            root = shelf.get(repo, Path("nothing"))
+            names = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
             file = root / path.rpartition(f"/resolve/{COMMIT}/")[2]
-            if path.startswith(f"/api/models/{REPO}/tree/"):
-                files = [{"type": "file", "path": n, "size": 1, "oid": "0" * 40} for n in [*names, "unused.ckpt"]]
+            if path.startswith(f"/api/models/{repo}/tree/"):
+                files = [{"type": "file", "path": n, "size": 1, "oid": "0" * 40} for n in names]
                 self.answer(json.dumps(files).encode(), "application/json")
-            elif path.startswith(f"/api/models/{REPO}"):
-                siblings = [{"rfilename": n} for n in [*names, "unused.ckpt"]]
-                self.answer(json.dumps({"id": REPO, "sha": COMMIT, "siblings": siblings}).encode(), "application/json")
-            elif path.startswith(f"/{REPO}/") and file.is_file():
+            elif path.startswith("/api/models/") and names:
+                siblings = [{"rfilename": n} for n in names]
+                self.answer(json.dumps({"id": repo, "sha": COMMIT, "siblings": siblings}).encode(), "application/json")
+            elif path.startswith(f"/{repo}/") and file.is_file():
                 self.answer(file.read_bytes(), "application/octet-stream")
             else:
                 self.send_response(404)
@@ -213,3 +252,81 @@ def test_a_model_is_fetched_once(server: list[str], folders: dict[str, Path]) ->
 def test_no_such_model_on_the_hub(server: list[str]) -> None:
     with pytest.raises(ModelNotFoundError, match="The hub has no model nobody/nothing"):
         weights.load("nobody/nothing")
+
+
+def test_adapters_are_fetched_once(server: list[str], shelf: dict[str, Path]) -> None:
+    bundle = weights.load(shelf[REPO])
+    for source, file, name in (
+        (f"{LORAS}/one.safetensors", "one.safetensors", "one"),
+        (f"{LORAS}/two [v2].safetensors", "two [v2].safetensors", "two [v2]"),
+        (PEFT, "adapter_model.safetensors", "peft"),
+    ):
+        found = load_adapter(source, bundle)
+        assert (found.name, found.digest) == (
+            name,
+            load_adapter(shelf["/".join(source.split("/")[:2])] / file, bundle).digest,
+        )
+    (low,) = found.networks["unet"].values()
+    assert low.scale == 3, "the alpha of adapter_config.json, which was fetched too"
+    assert load_embedding(WORD).token == "<cat-toy>"
+    assert not any("unused.ckpt" in path for path in server)
+    server.clear()
+    assert load_adapter(f"{LORAS}/one.safetensors", bundle, offline=True).name == "one"
+    assert load_adapter(PEFT, bundle, offline=True, revision=COMMIT).digest == found.digest
+    assert load_embedding(WORD, offline=True, token="cat").token == "cat"
+    assert server == []
+
+
+def test_adapters_by_the_names_of_diffusers_and_on_the_command_line(
+    server: list[str], shelf: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(shelf[REPO])
+    pipe.load_lora_weights(LORAS, weight_name="one.safetensors", adapter_name="a", revision="main")
+    pipe.load_textual_inversion(WORD)
+    used = pipe._bundle.adapters
+    assert [(one.name, one.unet) for one in used] == [("one", 1.0)] and pipe._bundle.embeddings[0].token == "<cat-toy>"
+    server.clear()
+    pipe.unload_lora_weights()
+    pipe.load_lora_weights(LORAS, weight_name="one.safetensors", local_files_only=True)
+    assert pipe._bundle.adapters == used and server == []
+    monkeypatch.chdir(tmp_path)
+    options = [
+        "--model",
+        shelf[REPO],
+        "--lora",
+        f"{LORAS}/one.safetensors:0.5",
+        "--embedding",
+        f"{WORD}:<cat>",
+        "--out",
+        "a.png",
+    ]
+    made = CliRunner().invoke(lienzo, ["generate", "a <cat>", "--steps", "1", "--size", "64x64", *map(str, options)])
+    assert made.exit_code == 0, made.output
+    record = read("a.png")
+    assert record.adapters is not None and record.embeddings is not None
+    assert (record.adapters[0].name, record.adapters[0].unet, record.embeddings[0].token) == ("one", 0.5, "<cat>")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (LORAS, r"someone/loras holds several: one.safetensors, two .*Name one, as someone/loras/one.safetensors"),
+        (f"{LORAS}/none.safetensors", r"holds no none.safetensors, but one.safetensors"),
+        (WORD, r"is no LoRA"),
+        ("nobody/nothing", r"The hub has no model nobody/nothing"),
+        ("here/none.safetensors", r"No such file: here/none.safetensors"),
+        ("here/there/none.safetensors", r"No such file: here/there/none.safetensors"),
+        ("./none/nothing", r"No such file: none/nothing"),
+    ],
+)
+def test_adapters_that_the_hub_has_not(
+    server: list[str], shelf: dict[str, Path], source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = weights.load(shelf[REPO])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=words):
+        load_adapter(source, bundle)
+    assert server == [] or "No such file" not in words, "what is a path is no business of the hub's"
+    with pytest.raises(RequestError, match="revisions are for those only"):
+        load_adapter("here", bundle, revision="main")

@@ -20,10 +20,16 @@ def data() -> None:
 @data.command(short_help="Tell what training data is.")
 @click.argument("sources", nargs=-1, required=True, metavar="DATA...", type=click.Path(path_type=Path))
 @click.option("--resolution", metavar="N", type=int, default=512, show_default=True, help="What buckets are made for.")
+@click.option(
+    "--cache", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False),
+    help="Keep there what was learned, so that the next time only new pictures are read; a recipe's `data.cache`.",
+)  # fmt: skip
 @click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write it as a page too.")
 @click.option("--force", is_flag=True, help="Overwrite that page.")
 @json_option
-def report(sources: tuple[Path, ...], resolution: int, page: Path | None, force: bool, as_json: bool) -> None:
+def report(
+    sources: tuple[Path, ...], resolution: int, cache: Path | None, page: Path | None, force: bool, as_json: bool
+) -> None:
     """Tell what the pictures in DATA are: counts, sizes, captions, licences and sources where they are given, duplicates,
     frequent words, people, and what would be skipped and why.
 
@@ -40,7 +46,7 @@ def report(sources: tuple[Path, ...], resolution: int, page: Path | None, force:
     if page is not None and page.exists() and not force:
         raise OutputError(f"{page} exists already. Choose another name, or allow overwriting (--force).")
     try:
-        config = training_data.DataConfig(sources=sources, resolution=resolution)  # type: ignore[arg-type]
+        config = training_data.DataConfig(sources=sources, resolution=resolution, cache=cache)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"--resolution: got {resolution}. {first['msg']}.") from None
@@ -57,8 +63,11 @@ def report(sources: tuple[Path, ...], resolution: int, page: Path | None, force:
     from rich.text import Text
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a digest is one word
     for title, heads, rows in tables(found, MOST_ROWS):
-        table = Table(title=title, title_justify="left", show_header=any(heads), box=None, pad_edge=False)
+        console.print(Text(title, style="bold"))
+        table = Table(show_header=any(heads), box=None, pad_edge=False)
         for head in heads:
             table.add_column(head, overflow="fold")
         for row in rows:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ def evaluate(model: str | None, **given: Any) -> None:
     seeds = range(given["seed"], given["seed"] + given["seeds"])
     base, other = _settings(given)
     out = Path(given["out"] or f"eval-{Path(model or 'boceto').name}")
-    _check_folder(out)
+    _check_folder(out, given["real"])
     with progress() as bar:
         device = _device(given["device"])
         clip, features = _judges(given, device)
@@ -127,7 +128,7 @@ def evaluate(model: str | None, **given: Any) -> None:
             if given["against"]:  # the options that say how a model is read are the first one's
                 second = _load(given["against"], given, device, {"offline": given["offline"]})
             plans.append((second, {**base, **other}))
-        sides = _sides(plans, prompts, seeds, out / "pictures", given["batch"], bar)
+        sides, told = _sides(plans, prompts, seeds, out / "pictures", given["batch"], bar)
 
         def advance(what: str, done: int, of: int) -> None:
             signals.check()
@@ -137,22 +138,24 @@ def evaluate(model: str | None, **given: Any) -> None:
             sides, prompts, seeds, real=real, clip=clip, features=features, resamples=given["resamples"], k=given["folds"],
             advance=advance,
         )  # fmt: skip
+        found = replace(found, notes=(*found.notes, *told))
         page = write(found, out)
     if given["as_json"]:
         print_json({"report": str(page), **found.to_dict(out)})
         return
-    _print(found, summary(found))
+    _print(found, summary(found), told)
     click.echo(plain(f"\n{page}"))
 
 
-def _print(found: "Evaluation", rows: Sequence[tuple[str, ...]]) -> None:
+def _print(found: "Evaluation", rows: Sequence[tuple[str, ...]], told: Sequence[str]) -> None:
     head = ["", *(scores.side.name for scores in found.scores)]
     head += ["second less first, or between them"] if found.comparison else []
     table([head, *rows])
     for name, why in found.left_out.items():
         click.echo(plain(f"not computed: {name}: {why}"))
     for line in found.notes:
-        warn(line)
+        if line not in told:  # it was said while pictures were made
+            warn(line)
 
 
 def _sides(
@@ -162,8 +165,8 @@ def _sides(
     folder: Path,
     batch: int,
     bar: Progress,
-) -> "list[Side]":
-    """The pictures of every side, made where they are not there."""
+) -> "tuple[list[Side], list[str]]":
+    """The pictures of every side, made where they are not there; and what is to be known of the prompts, each once."""
     from lienzo.evaluation.scores import Side
     from lienzo.gallery import fill
     from lienzo.pipeline.request import Request
@@ -173,6 +176,7 @@ def _sides(
     except RequestError as error:
         raise RequestError(as_options(str(error))) from None
     total, done, sides = sum(map(len, requests)), 0, []
+    told: dict[str, None] = {}
     names = _names(plans)
     for (bundle, settings), wanted, name in zip(plans, requests, names, strict=True):
         paths: dict[int, Path] = {}
@@ -181,8 +185,10 @@ def _sides(
                 paths[kept.index] = kept.path
                 done += 1
                 bar.advance(f"picture {done}/{total}", done, total)
-                for message in kept.warnings:
-                    bar.say(plain(f"Warning: {message}."), True)
+                for message in (f"{name}, {kept.request.prompt[:60]!r}: {warning}." for warning in kept.warnings):
+                    if message not in told:
+                        bar.say(plain(f"Warning: {message}"), True)
+                    told[message] = None
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"Stopped. {done} of {total} pictures are in {folder}; the same command goes on from there."
@@ -191,7 +197,7 @@ def _sides(
             raise RequestError(as_options(str(error))) from None
         about = {"model": bundle.name, "digest": bundle.digest, "settings": dict(settings)}
         sides.append(Side(name=name, about=about, pictures=tuple(paths[i] for i in range(len(wanted)))))
-    return sides
+    return sides, list(told)
 
 
 def _names(plans: "Sequence[tuple[Bundle, Mapping[str, Any]]]") -> list[str]:
@@ -253,7 +259,12 @@ def _device(device: str | None) -> str:
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _check_folder(out: Path) -> None:
+def _check_folder(out: Path, real: str | None) -> None:
+    if real is not None and Path(real).resolve() in (out.resolve(), *out.resolve().parents):
+        raise InputError(
+            f"--out: {out} lies in the folder of real pictures, {real}: what is made would count as real the next time. Choose "
+            "another folder."
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -178,14 +178,14 @@ class Generate(click.Command):
     "loras",
     type=Lora(),
     multiple=True,
-    help="A LoRA and how much of it, for the U-Net and for the text encoder; may be given several times. [default: 1]",
+    help="A LoRA, a file or hub id, and how much of it, for the U-Net and for the text encoder; may be given several times. [default: 1]",
 )
 @click.option(
     "--embedding",
     "embeddings",
     type=Embedding(),
     multiple=True,
-    help="A textual-inversion embedding and the word that stands for it in prompts; may be given several times.",
+    help="A textual-inversion embedding, a file or hub id, and the word that stands for it in prompts; may be given several times.",
 )
 @model_options
 def generate(prompts: tuple[str, ...], **given: Any) -> None:
@@ -416,8 +416,9 @@ def _adapted(bundle: "Bundle", given: Mapping[str, Any], record: "Record | None"
     from lienzo.weights.adapters import load_adapter, load_embedding, with_adapters
 
     files: Sequence[LoraFile] = given["loras"]
-    loras = [(load_adapter(file.path, bundle), file.unet, file.text_encoder) for file in files]
-    words = [(load_embedding(path, token=token), token) for path, token in given["embeddings"]]
+    offline = given["offline"]
+    loras = [(load_adapter(file.source, bundle, offline=offline), file.unet, file.text_encoder) for file in files]
+    words = [(load_embedding(source, token=token, offline=offline), token) for source, token in given["embeddings"]]
     if record is not None:
         recorded = {used.digest: used for used in record.adapters or ()}
         tokens = {used.digest: used.token for used in record.embeddings or ()}

@@ -71,13 +71,13 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 class LoraFile:
     """A LoRA as the command line names it; weights that are not given are None."""
 
-    path: Path
+    source: str
     unet: float | None
     text_encoder: float | None
 
 
 class Lora(click.ParamType):  # type: ignore[type-arg]
-    """FILE, FILE:WEIGHT or FILE:WEIGHT:TEXT_WEIGHT."""
+    """FILE, FILE:WEIGHT or FILE:WEIGHT:TEXT_WEIGHT; a hub id may stand for a file."""
 
     name = "FILE[:WEIGHT[:TEXT_WEIGHT]]"
 
@@ -86,28 +86,30 @@ class Lora(click.ParamType):  # type: ignore[type-arg]
             return value
         for count in range(3):  # a file's name may hold colons itself
             path, *weights = value.rsplit(":", count)
-            if len(weights) == count and Path(path).exists() and all(map(_is_number, weights)):
+            if len(weights) == count and _is_adapter(path) and all(map(_is_number, weights)):
                 unet, text = [*map(float, weights), None, None][:2]
-                return LoraFile(Path(path), unet, text)
+                return LoraFile(path, unet, text)
         return self.fail(
-            f"got {value!r}: no such file, or its weights are no numbers; expected {self.name}.", param, ctx
+            f"got {value!r}: no such file and no hub id, or its weights are no numbers; expected {self.name}.",
+            param,
+            ctx,
         )
 
 
 class Embedding(click.ParamType):  # type: ignore[type-arg]
-    """FILE or FILE:TOKEN."""
+    """FILE or FILE:TOKEN; a hub id may stand for a file."""
 
     name = "FILE[:TOKEN]"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Path, str | None]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str | None]:
         if isinstance(value, tuple):
             return value
-        if Path(value).exists():
-            return Path(value), None
+        if _is_adapter(value):
+            return value, None
         path, _, token = value.rpartition(":")
-        if not path or not Path(path).exists():
-            self.fail(f"got {value!r}: no such file; expected {self.name}.", param, ctx)
-        return Path(path), token
+        if not path or not _is_adapter(path):
+            self.fail(f"got {value!r}: no such file and no hub id; expected {self.name}.", param, ctx)
+        return path, token
 
 
 def model_options(command: F) -> F:
@@ -135,6 +137,14 @@ def model_options(command: F) -> F:
 
 def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
+
+
+def _is_adapter(name: str) -> bool:
+    if Path(name).exists():
+        return True
+    from lienzo.weights.adapters import hub_file  # only now: it brings torch
+
+    return hub_file(name) is not None
 
 
 def _is_number(text: str) -> bool:

@@ -22,6 +22,8 @@ from lienzo.errors import InputError, MissingExtraError
 Array = NDArray[np.float64]
 MOST = 1000
 """Pictures of a set that `kid` compares at once; larger sets are averaged over several draws."""
+BLOCK = 1024
+"""Rows whose distances to a set are held at once: all of them would need the square of the set."""
 
 
 class _Given(nn.Module):
@@ -58,23 +60,26 @@ def fid(real: Array, made: Array) -> float:
 
 
 def frechet(real: Array, made: Array) -> float:
-    """`fid` by singular values instead of eigenvalues: tr((C1 C2)^(1/2)) is the sum of those of A1 A2^T, where C = A^T A.
+    """`fid` by a symmetric matrix: the eigenvalues of C1 C2 are those of B B^T, where B = A1 A2^T and C = A^T A.
 
-    The same figure to about 1e-6 of it, and much faster where there are fewer pictures than features: for resampling.
+    The same figure to about 1e-6 of it, and several times as fast: for resampling.
     """
     _check(real, made)
     (a, c1), (b, c2) = (((x - x.mean(0)) / np.sqrt(len(x) - 1), x.mean(0)) for x in (real, made))
-    a, b = _short(a), _short(b)
-    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    return float(np.square(c1 - c2).sum() + np.square(a).sum() + np.square(b).sum() - 2 * cross)
+    traces = np.square(a).sum() + np.square(b).sum()
+    a, b = (a, b) if len(a) <= len(b) else (b, a)
+    across = _short(a) @ b.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(across @ across.T), 0)).sum()
+    return float(np.square(c1 - c2).sum() + traces - 2 * cross)
 
 
 def _short(a: Array) -> Array:
     """A matrix with the same A^T A and no more rows than columns."""
     if len(a) <= a.shape[1]:
         return a
-    r: Array = np.linalg.qr(a, mode="r")  # type: ignore[assignment]
-    return r
+    values, vectors = np.linalg.eigh(a.T @ a)
+    short: Array = (vectors * np.sqrt(np.maximum(values, 0))).T
+    return short
 
 
 def kid(real: Array, made: Array, *, draws: int = 20, seed: int = 0) -> float:
@@ -108,9 +113,25 @@ def precision_recall(real: Array, made: Array, *, neighbours: int = 3) -> tuple[
         InputError: a set has no more pictures than `neighbours`.
     """
     _check(real, made, least=neighbours + 1)
-    across = _distances(made, real)  # (made, real)
-    reach_real, reach_made = (np.sort(_distances(x, x), 1)[:, neighbours] for x in (real, made))
-    return float((across <= reach_real).any(1).mean()), float((reach_made >= across.T).any(1).mean())
+    reach_real, reach_made = (_reach(x, neighbours) for x in (real, made))
+    return _among(made, real, reach_real), _among(real, made, reach_made)
+
+
+def _reach(x: Array, neighbours: int) -> Array:
+    """(N,) of every row, the distance to its k-th neighbour in the set; a row is its own 0th."""
+    found = []
+    for begin in range(0, len(x), BLOCK):
+        block = _distances(x[begin : begin + BLOCK], x)
+        own = np.arange(len(block))
+        block[own, begin + own] = 0  # what rounding leaves there is not nothing
+        found.append(np.partition(block, neighbours, 1)[:, neighbours])
+    return np.concatenate(found)
+
+
+def _among(some: Array, others: Array, reach: Array) -> float:
+    """The part of rows within reach of some row of the others."""
+    blocks = (some[begin : begin + BLOCK] for begin in range(0, len(some), BLOCK))
+    return sum(int((_distances(block, others) <= reach).any(1).sum()) for block in blocks) / len(some)
 
 
 def clip_scores(pictures: Array, texts: Array) -> Array:

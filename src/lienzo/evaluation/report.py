@@ -59,8 +59,9 @@ KINDS: Mapping[str, Kind] = {
 }
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .25rem .75rem; text-align: left; border-bottom: 1px solid #ddd; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; height: auto; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
+th, td { padding: .25rem .75rem; text-align: left; border-bottom: 1px solid #ddd; min-width: 4rem; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } td.long, td:last-child:not(.n) { overflow-wrap: anywhere; min-width: 14rem; } img { max-width: 100%; height: auto; }
 .sheet { display: flex; flex-wrap: wrap; gap: 4px; align-items: flex-start; } .sheet img { width: 8rem; border-bottom: 4px solid; }
 .side0 { border-color: #3465a4; } .side1 { border-color: #d17c00; } small { color: #666; } code { overflow-wrap: anywhere; }
 figure { display: inline-block; margin: 0 1rem 1rem 0; }
@@ -227,11 +228,13 @@ def _skipped(evaluation: Evaluation) -> Iterator[str]:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield "<table><tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"
     for row in rows:
-        yield "<tr>" + "".join(f"<td{_numeric(cell)}>{escape(cell)}</td>" for cell in row) + "</tr>"
+        yield "<tr>" + "".join(f"<td{_class(cell)}>{escape(cell)}</td>" for cell in row) + "</tr>"
     yield "</table>"
 
 
-def _numeric(cell: str) -> str:
+def _class(cell: str) -> str:
+    if max(map(len, cell.split()), default=0) > 32:  # a digest, say
+        return ' class="long"'
     return ' class="n"' if cell[:1].isdigit() or cell[:2].lstrip("-")[:1].isdigit() else ""
 
 

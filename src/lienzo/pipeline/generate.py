@@ -435,6 +435,12 @@ def decode(bundle: Bundle, latents: Tensor, *, tiling: bool) -> Tensor:
     return pixels
 
 
+def prompt_warnings(bundle: Bundle, request: Request) -> tuple[str, ...]:
+    """What `Result.warnings` of a request will say, without making it."""
+    texts = (request.prompt, request.negative_prompt)
+    return tuple(_prompt_warnings(request, {text: bundle.tokenizer.encode(text).dropped for text in texts}))
+
+
 def _prompt_warnings(request: Request, dropped: Mapping[str, str]) -> Iterator[str]:
     """What the user should know about the prompts; `dropped`: text -> the part of it that did not fit."""
     for name, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):

@@ -136,7 +136,9 @@ class WatchConfig(Section):
         default=None, ge=1, description="Steps between scores (FID, CLIP score), where the recipe has any; none: never."
     )
     validation_pictures: int = Field(
-        default=64, ge=1, description="So many of the validation's pictures are looked at each time, the first ones."
+        default=64,
+        ge=1,
+        description="At most so many of the validation's pictures are looked at each time, always the same.",
     )
     prompts: tuple[str, ...] = Field(
         default=(), max_length=64, description="What sample sheets show; none: the first four captions of the data."

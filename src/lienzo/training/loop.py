@@ -6,6 +6,7 @@ equals one on one process to rounding.
 """
 
 import math
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from lienzo.training.config import TrainConfig
 from lienzo.training.distributed import Strategy, strategy
 from lienzo.training.ema import EMA, copy
 from lienzo.training.share import Share
+from lienzo.training.stopping import stops_noted
 from lienzo.training.watch import Hooks, Watcher
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -102,6 +104,8 @@ def train(
         folder: for checkpoints, `log.jsonl` and `samples/`.
         hooks: validation, samples and scores.
 
+    The first Ctrl-C or SIGTERM is obeyed after the step, which is kept; the second at once.
+
     Raises:
         NonFiniteError: the loss or its gradient became NaN or infinite; the step was not taken, and the checkpoints before
             it stay.
@@ -130,6 +134,7 @@ def train(
         if began_at == 0:
             _look_before(hooks, model, state, shown)
         model.train()
+        noted = stack.enter_context(stops_noted())
         while config.progress(state.step, state.seconds) < 1:
             began = time.monotonic()
             factor = config.rate(state.step, state.seconds)
@@ -137,16 +142,20 @@ def train(
             parts = _parts(config, state.step, ways)
             value, norm = _gradients(ways, state, batch, parts)
             state.update(norm)
-            spent = torch.tensor(min(time.monotonic() - began, LONGEST_STEP), dtype=torch.float64)
-            state.seconds += ways.mean(spent).item() if ways.world > 1 else spent.item()
+            # all processes have to agree on the time, and on whether one of them is to stop
+            agreed = torch.tensor([min(time.monotonic() - began, LONGEST_STEP), noted()], dtype=torch.float64)
+            spent, stop = (ways.mean(agreed) if ways.world > 1 else agreed).tolist()
+            state.seconds += spent
             done = config.progress(state.step, state.seconds)
             shown.step(state.step, value, done)
 
             if state.step % config.watch.log_every == 0 or done >= 1:
                 shown.line(state.step, state.seconds, rate=rate, **({} if norm is None else {"gradient": norm}))
             better = _ask(hooks, model, state, config, shown, last=done >= 1)
-            if state.step % run.save_every == 0 or better or done >= 1:
+            if state.step % run.save_every == 0 or better or done >= 1 or stop:
                 state.save(folder, shown.energy(), best=better)
+            if stop and done < 1:
+                raise _stopped(noted(), state.step)
         model.eval()
         energy = shown.energy()
         if began_at == state.step and not energy and state.kwh:
@@ -155,6 +164,12 @@ def train(
             weights = {name: ways.full(value, value).clone() for name, value in state.tensors.items()}
         ways.release()
         return Trained(weights=weights, steps=state.step, seconds=state.seconds, best=state.best, energy=energy)
+
+
+def _stopped(number: int, step: int) -> BaseException:
+    if number == signal.SIGTERM:
+        return SystemExit(128 + number)
+    return KeyboardInterrupt(f"Stopped after step {step}, which is kept. The same command goes on from there.")
 
 
 def _check(model: nn.Module, config: TrainConfig) -> None:

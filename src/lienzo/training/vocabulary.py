@@ -35,7 +35,8 @@ def learn_vocabulary(texts: Iterable[str], merges: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    learned = [(first, second) for first, second in json.loads(tokenizer.to_str())["model"]["merges"]]
+    # the trainer counts ends of words that occur, not all, so it learns a few more
+    learned = [(first, second) for first, second in json.loads(tokenizer.to_str())["model"]["merges"]][:merges]
     # CLIP's order: bytes, bytes that end a word, merges, start and end
     tokens = [*alphabet, *(char + "</w>" for char in alphabet), *map("".join, learned), BOS, EOS]
     return Tokenizer({token: i for i, token in enumerate(dict.fromkeys(tokens))}, learned)

@@ -15,6 +15,7 @@ and what is not in the table is an error:
 | kohya and ComfyUI, original layout | `lora_unet_input_blocks_1_1_proj_in`, `diffusion_model.input_blocks.1.1.proj_in` |
 """
 
+import glob
 import hashlib
 import json
 import math
@@ -35,6 +36,7 @@ from lienzo.models.tokenizer import Tokenizer
 from lienzo.nn import lora
 from lienzo.nn.lora import Layer, LowRank, adaptable, stacked, with_weight
 from lienzo.nn.sharing import with_modules
+from lienzo.weights import hub
 from lienzo.weights.keymap import UNET, unet_rules
 from lienzo.weights.read import Checkpoint, read
 from lienzo.weights.save import placed, write_tensors
@@ -65,6 +67,8 @@ REFUSED: Mapping[str, str] = {
 FILES = tuple(f"{base}{end}" for base in ("pytorch_lora_weights", "adapter_model") for end in (".safetensors", ".bin"))
 """A LoRA in a folder of diffusers or PEFT."""
 EMBEDDING_FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
+ENDINGS = (".safetensors", ".bin", ".pt", ".ckpt")
+"""Of files that may hold an adapter, the best first."""
 BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL", 1280: "SDXL"}
 """Width of what the prompt is encoded to -> generation."""
 MOST_TRIGGERS = 12
@@ -152,25 +156,35 @@ class AdapterReport:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def load_adapter(source: str | Path | Mapping[str, Tensor], bundle: Bundle, *, name: str | None = None) -> Adapter:
+def load_adapter(
+    source: str | Path | Mapping[str, Tensor],
+    bundle: Bundle,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    offline: bool | None = None,
+) -> Adapter:
     """Read a LoRA for a bundle.
 
     Args:
-        source: a `.safetensors`, `.pt` or `.bin` file, a folder of diffusers or PEFT, or a table of tensors.
+        source: a `.safetensors`, `.pt` or `.bin` file, a folder of diffusers or PEFT, a hub id ("organisation/name", or
+            "organisation/name/FILE" where there are several), or a table of tensors.
         bundle: whose layers it is to change.
-        name: None: the file's.
+        name: None: the file's; of a hub id whose file has the usual name, the repository's.
+        revision, offline: of a hub id, as for `lienzo.weights.load`.
 
     Raises:
-        ModelNotFoundError: no such file.
+        ModelNotFoundError: no such file, or several.
         FormatError: another kind of adapter, or a file that contradicts itself.
         KeysError: tensors for which the bundle has no layer, or one of another shape; all are listed.
     """
     if isinstance(source, Mapping):
         file, digest, what, folder = Checkpoint(tensors=source, kind="memory"), tensors_digest(source), "The LoRA", None
     else:
-        path = _file(source, FILES)
+        path = _file(source, FILES, revision, offline)
         file, digest, what, folder = read(path), _sha256(path), str(path), path.parent
-        name = name or path.stem
+        repo = hub_file(source)
+        name = name or (repo[0].rpartition("/")[2] if repo and path.name in FILES else path.stem)
     return Adapter(
         name=name or "lora",
         networks=_networks(what, file, folder, bundle.base or bundle),
@@ -179,14 +193,22 @@ def load_adapter(source: str | Path | Mapping[str, Tensor], bundle: Bundle, *, n
     )
 
 
-def load_embedding(source: str | Path | Mapping[str, Tensor] | Tensor, *, token: str | None = None) -> Embedding:
+def load_embedding(
+    source: str | Path | Mapping[str, Tensor] | Tensor,
+    *,
+    token: str | None = None,
+    revision: str | None = None,
+    offline: bool | None = None,
+) -> Embedding:
     """Read a textual-inversion embedding: diffusers' (one tensor, named by its token) or AUTOMATIC1111's.
 
     Args:
+        source: a file, a folder or a hub id as for `load_adapter`, a table with one tensor, or a tensor.
         token: what shall stand for it in prompts; None: as the file says, else the file's name.
+        revision, offline: of a hub id, as for `lienzo.weights.load`.
 
     Raises:
-        ModelNotFoundError: no such file.
+        ModelNotFoundError: no such file, or several.
         FormatError: not an embedding, or one of SDXL.
         RequestError: a tensor without a token.
     """
@@ -198,7 +220,7 @@ def load_embedding(source: str | Path | Mapping[str, Tensor] | Tensor, *, token:
         file, what, stem = Checkpoint(tensors=source, kind="memory"), "The embedding", None
         digest = tensors_digest(source)
     else:
-        path = _file(source, EMBEDDING_FILES)
+        path = _file(source, EMBEDDING_FILES, revision, offline)
         file, what, stem, digest = read(path), str(path), path.stem, _sha256(path)
     found = _embedding(file)
     if found is None:
@@ -232,11 +254,6 @@ def inspect_adapter(source: str | Path) -> AdapterReport | None:
     layers = Counter("text_encoder" if texts.search(layer) else "unet" for layer in downs)
     style = "kohya" if any(layer.startswith("lora_") for layer in groups) else "diffusers"
     meta = file.metadata
-    contexts = {
-        BASES.get(tensor.shape[1])
-        for layer, (_, tensor) in downs.items()
-        if tensor.ndim > 1 and re.search(r"attn2[._]to_[kv]|text_model.*self_attn[._]", layer)
-    }
     said = [meta.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version", "ss_sd_model_name")]
     if any(key.startswith(PEFT) for key in file.tensors):
         style = "PEFT"
@@ -255,7 +272,7 @@ def inspect_adapter(source: str | Path) -> AdapterReport | None:
         parameters=sum(tensor.numel() for key, tensor in file.tensors.items() if PART.fullmatch(key)),
         dtypes=_dtypes(file.tensors[key] for key in file.tensors if PART.fullmatch(key)),
         digest=_sha256(path),
-        base=tuple(dict.fromkeys(text for text in [*said, *sorted(filter(None, contexts))] if text)),
+        base=tuple(dict.fromkeys(text for text in [*said, *_made_for(groups)] if text)),
         triggers=_triggers(meta),
         about={
             name: meta[key]
@@ -325,16 +342,55 @@ def _dtypes(tensors: Iterable[Tensor]) -> str:
     return "+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
 
 
-def _file(source: str | Path, names: Sequence[str]) -> Path:
-    path = Path(source)
+def hub_file(source: str | Path) -> tuple[str, str] | None:
+    """(hub id, file within or ""), where a name stands for that and for nothing on this machine."""
+    text = source.as_posix() if isinstance(source, Path) else source
+    found = re.fullmatch(rf"(?P<repo>{hub.HUB_ID.pattern})(?:/(?P<file>[^:]+))?", text)
+    if found is None or hub.local(source, "The adapter").exists():
+        return None
+    if found["file"] is None:
+        return None if text.endswith(ENDINGS) else (text, "")
+    return None if Path(text.partition("/")[0]).is_dir() else (found["repo"], found["file"])
+
+
+def _file(source: str | Path, usual: Sequence[str], revision: str | None = None, offline: bool | None = None) -> Path:
+    at = hub_file(source)
+    if at is not None:
+        repo, wanted = at
+
+        def only(held: Sequence[str]) -> Sequence[str]:
+            name = _chosen(held, usual, repo, wanted)
+            return [glob.escape(name), f"{glob.escape(name.rpartition('/')[0])}/{CONFIG}".lstrip("/")]
+
+        folder = hub.fetch(repo, revision=revision, offline=offline, only=only)
+        held = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        return folder / _chosen(held, usual, repo, wanted)
+    path = hub.local(source, "The adapter")
+    if revision is not None:
+        raise RequestError(
+            f"revision: got {revision!r}; {source} is no hub id, and revisions are for those only. Leave it out."
+        )
     if path.is_dir():
-        found = [path / name for name in names if (path / name).is_file()]
-        if not found:
-            raise ModelNotFoundError(f"{path} holds none of {', '.join(names)}. Name the file itself.")
-        return found[0]
+        return path / _chosen([item.name for item in path.iterdir() if item.is_file()], usual, str(path))
     if not path.is_file():
-        raise ModelNotFoundError(f"No such file: {path}. Adapters are files on this machine; fetch it first.")
+        raise ModelNotFoundError(f"No such file: {path}. Give a file, a folder that holds one, or a hub id.")
     return path
+
+
+def _chosen(held: Sequence[str], usual: Sequence[str], where: str, wanted: str = "") -> str:
+    """The file that is wanted, or has a usual name, or is the only one at the top that could be an adapter."""
+    found = [name for name in ([wanted] if wanted else usual) if name in held][:1]
+    if not found and not wanted:
+        kinds = ([name for name in held if name.endswith(ending) and "/" not in name] for ending in ENDINGS)
+        found = sorted(next(filter(None, kinds), []))
+    if not found:
+        raise ModelNotFoundError(
+            f"{where} holds {'no ' + wanted if wanted else 'none of ' + ', '.join(usual)}, but "
+            f"{', '.join(sorted(held)[:8]) or 'nothing'}. Name the file itself."
+        )
+    if len(found) > 1:
+        raise ModelNotFoundError(f"{where} holds several: {', '.join(found[:8])}. Name one, as {where}/{found[0]}.")
+    return found[0]
 
 
 def _sha256(path: Path) -> str:
@@ -364,6 +420,18 @@ def _groups(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Group], list[str]]
             unexpected.append(key)
         group.setdefault(role, (key, tensor))
     return groups, unexpected
+
+
+def _made_for(groups: Mapping[str, Group]) -> list[str]:
+    """The generations that the widths of a LoRA's layers tell."""
+    found = {
+        BASES.get(group["down"][1].shape[1])
+        for layer, group in groups.items()
+        if "down" in group
+        and group["down"][1].ndim > 1
+        and re.search(r"attn2[._]to_[kv]|text_model.*self_attn[._]", layer)
+    }
+    return sorted(filter(None, found))
 
 
 def _networks(what: str, file: Checkpoint, folder: Path | None, bundle: Bundle) -> dict[str, dict[str, LowRank]]:
@@ -400,6 +468,8 @@ def _networks(what: str, file: Checkpoint, folder: Path | None, bundle: Bundle) 
             continue
         networks[network][path] = LowRank(down, up, alphas.scale(what, name, group))
     if missing or unexpected or wrong:
+        bases = _made_for(groups)
+        what = f"{what}, made for {' or '.join(bases)}" if bases else what
         raise KeysError(what, missing=missing, unexpected=unexpected, wrong_shape=wrong)
     return networks
 

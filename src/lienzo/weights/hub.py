@@ -2,11 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lienzo.errors import MissingExtraError, ModelNotFoundError
+from lienzo.errors import LienzoError, MissingExtraError, ModelNotFoundError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PARTS = (
@@ -64,7 +64,7 @@ def fetch(
     revision: str | None = None,
     variant: str | None = None,
     offline: bool | None = None,
-    only: Sequence[str] = (),
+    only: Sequence[str] | Callable[[Sequence[str]], Sequence[str]] = (),
 ) -> Path:
     """The folder of a hub model, in the cache: fetched if need be, and only the files that `load` reads.
 
@@ -72,7 +72,7 @@ def fetch(
         repo: "organisation/name".
         revision: branch, tag or commit; the returned folder's name is the commit it stood for.
         offline: never use the network; None: as LIENZO_OFFLINE or HF_HUB_OFFLINE say.
-        only: patterns of files instead of a whole model's.
+        only: patterns of files instead of a whole model's, or what chooses them among the names of all.
 
     Raises:
         ModelNotFoundError: not cached and not to be had; says what to do.
@@ -92,11 +92,13 @@ def fetch(
     except ImportError:
         raise MissingExtraError('Hub models need huggingface_hub: pip install "lienzo[hub]".') from None
     try:
-        patterns = list(only)
-        if not only:
+        if callable(only) or not only:
             info = HfApi().model_info(repo, revision=revision)
-            patterns = [*PARTS, *_needed([file.rfilename for file in info.siblings or ()], variant)]
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+            names = [file.rfilename for file in info.siblings or ()]
+            only = only(names) if callable(only) else [*PARTS, *_needed(names, variant)]
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(only)))
+    except LienzoError:
+        raise
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelNotFoundError(
             f"The hub has no model {at}, or it is not open to you: {_first_line(error)} Check the name; for a gated model "
@@ -112,20 +114,20 @@ def fetch(
 
 
 def cached(repo: str, revision: str | None = None) -> Path | None:
-    """The folder of a model (or of its tokenizer) in the hub cache; None if it is not there. Never uses the network."""
+    """The folder of what was fetched of a repository; None if nothing was. Never uses the network.
+
+    The hub cache has models--ORG--NAME/snapshots/COMMIT, and in refs/ a file for each branch or tag that names its commit.
+    """
     try:
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub import constants
     except ImportError:
         return None
-    for name in ("model_index.json", "tokenizer/vocab.json", "tokenizer/tokenizer.json", "config.json"):
-        try:
-            found = try_to_load_from_cache(repo, name, revision=revision)
-        except HFValidationError:
-            return None
-        if isinstance(found, str):
-            return Path(found.removesuffix(name))
-    return None
+    home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    wanted = revision or "main"
+    name = home / "refs" / wanted
+    commit = name.read_text(encoding="utf-8").strip() if name.is_file() else wanted
+    folder = home / "snapshots" / commit
+    return folder if folder.is_dir() else None
 
 
 def find_models(folders: Iterable[str | Path] = (), *, embedded: Path | None = None) -> list[Found]:
@@ -143,7 +145,7 @@ def find_models(folders: Iterable[str | Path] = (), *, embedded: Path | None = N
 
 
 def _cached_models() -> list[Found]:
-    """The newest snapshot of every model in the hub cache, whose layout is models--ORG--NAME/snapshots/COMMIT."""
+    """The newest snapshot of every model in the hub cache; see `cached` for its layout."""
     try:
         from huggingface_hub import constants
     except ImportError:

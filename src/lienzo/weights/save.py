@@ -210,9 +210,9 @@ def _save_folder(out: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dty
         for part in COMPONENTS:
             write_tensors(folder / part / FILES[part], tensors[part], tensors[part].__getitem__, dtype=dtype)
         settings = configs.to_dict()
-        # transformers loads a text encoder in this dtype
-        text_dtype = dtype or next(iter(tensors["text_encoder"].values())).dtype
-        settings["text_encoder"]["torch_dtype"] = str(text_dtype).removeprefix("torch.")
+        # transformers loads a text encoder in this dtype where none is asked for, diffusers the other networks in fp32: a folder
+        # whose parts came in different ones could not be run
+        settings["text_encoder"]["torch_dtype"] = "float32"
         for part, content in settings.items():
             name = "scheduler_config.json" if part == "scheduler" else "config.json"
             write_json(folder / part / name, content)

@@ -184,3 +184,12 @@ def test_ctrl_c(tmp_path: Path) -> None:
 )
 def test_languages(caption: str, expected: str) -> None:
     assert language(caption) == expected
+
+
+def test_a_score_that_is_no_number_is_none_that_is_given(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(encoded(picture(i)))
+    (tmp_path / "metadata.csv").write_text("file_name,similarity\n0.png,nan\n1.png,0.5\n2.png,\n", encoding="utf-8")
+    done = CliRunner().invoke(lienzo, ["data", "report", str(tmp_path), "--json", "--cache", str(tmp_path / "kept")])
+    assert done.exit_code == 0 and (tmp_path / "kept" / "measures.jsonl").is_file()
+    assert json.loads(done.stdout)["scores"]["similarity"] == {"given": 1, "least": 0.5, "median": 0.5, "most": 0.5}

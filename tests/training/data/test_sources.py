@@ -139,16 +139,55 @@ def test_parquet_without_pyarrow(plain: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_captions_of_every_kind(tmp_path: Path) -> None:
     root = folder(tmp_path / "some", 4)
     (root / "p00.txt").write_text("first\n\n  second  one \nfirst\n", encoding="utf-8")
-    (root / "p01.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9\r\n")
+    (root / "p01.txt").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9\r\n")
     (root / "p02.txt").unlink()
     (root / "p02.json").write_text(json.dumps({"caption": "from json", "other": ["one", "two"]}), encoding="utf-8")
     (root / "p03.txt").write_text("\n", encoding="utf-8")
     data = load(root)
-    assert [r.captions for r in data.records] == [("first", "second one"), ("caf\ufffd",), ("from json",), ()]
+    assert [r.captions for r in data.records] == [("first", "second one"), ("café",), ("from json",), ()]
     assert "1 of 4 pictures have no caption" in data.notes[0]
     assert load(root, captions=("other", "caption")).records[2].captions == ("one", "two", "from json")
     given = DataConfig(sources=[{"path": root, "caption": "a photo of sks"}], resolution=64)  # type: ignore[list-item]
     assert load_data(given).records[3].captions == ("a photo of sks",)
+
+
+def test_captions_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    root = folder(tmp_path / "some", 4)
+    (root / "p00.txt").write_bytes("una cigüeña".encode("latin-1"))
+    (root / "p01.txt").unlink()
+    (root / "p01.txt").mkdir()  # nothing that can be read
+    (root / "p02.json").write_text("[1]", encoding="utf-8")
+    (root / "other.txt").write_text("of no picture", encoding="utf-8")
+    data = load(root)
+    assert [r.key for r in data.records] == ["p02.png", "p03.png"]
+    assert {s.key: s.reason for s in data.skipped} == {
+        "p00.png": "broken caption", "p01.png": "broken caption", "p02.json": "broken row", "other.txt": "no picture",
+    }  # fmt: skip
+    assert "UTF-8" in next(s.detail for s in data.skipped if s.key == "p00.png")
+
+
+@pytest.mark.parametrize("ending", ["TXT", "caption"])
+def test_captions_under_other_endings(plain: Path, ending: str) -> None:
+    digest = load(plain).digest
+    for path in plain.glob("*.txt"):
+        path.rename(path.with_suffix(f".{ending}"))
+    assert load(plain).digest == digest
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_rows_that_are_not_utf8(plain: Path, kind: str) -> None:
+    rows = {"csv": 'file_name,text\np00.png,un niño\np01.png,ok\n', "jsonl": "".join(
+        f'{{"file_name": "p0{i}.png", "text": "{text}"}}\n' for i, text in enumerate(["un niño", "ok"]))}  # fmt: skip
+    (plain / f"metadata.{kind}").write_bytes(rows[kind].encode("latin-1"))
+    data = load(plain)
+    assert [r.captions for r in data.records] == [("ok",)]
+    assert {s.key: s.detail for s in data.skipped}[f"metadata.{kind}:1"] == "not UTF-8; save it in that encoding"
+
+
+def test_a_column_that_no_row_has(plain: Path) -> None:
+    (plain / "metadata.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    with pytest.raises(DataError, match=r"captions: got 'texts'; no row has such a column. Did you mean text\?"):
+        load(plain, captions=("text", "texts"))
 
 
 def test_rows_of_one_picture_are_its_captions(plain: Path) -> None:
@@ -207,6 +246,12 @@ def test_a_table_of_links_says_what_to_do(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist([{"URL": "http://x.example", "TEXT": "t"}]), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="img2dataset first"):
         load(tmp_path / "a.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist([{"image": {"bytes": b"x"}, "text": "t"}]), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match="pictures themselves: write them to files"):
+        load(tmp_path / "c.parquet")
+    (tmp_path / "d.csv").write_text("file_name;text\na.png;hola\n", encoding="utf-8")
+    with pytest.raises(DataError, match="divided by commas"):
+        load(tmp_path / "d.csv")
     (tmp_path / "b.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(DataError, match="damaged Parquet"):
         load(tmp_path / "b.parquet")
@@ -351,3 +396,19 @@ def test_what_was_measured_is_kept(plain: Path, tmp_path: Path, monkeypatch: pyt
     assert (opened[3:], changed.digest != first.digest) == (["p01.png"], True)
     (tmp_path / "cache" / "measures.jsonl").write_bytes(b'{"stamp": 1}\n\xff[]\n{}')
     assert load(plain, cache=tmp_path / "cache").digest == changed.digest
+
+
+def test_what_was_measured_before_a_stop_is_kept(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lienzo.training.data import dataset
+
+    def stop(done: int, of: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    config = DataConfig(sources=[plain], resolution=64, cache=tmp_path / "cache")  # type: ignore[list-item]
+    with pytest.raises(KeyboardInterrupt):
+        load_data(config, stop)
+    opened: list[str] = []
+    real = dataset.open_image
+    monkeypatch.setattr(dataset, "open_image", lambda data, name=None: (opened.append(str(name)), real(data, name))[1])
+    assert len(load_data(config).records) == 3 and opened == ["p02.png"]

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 from collections import Counter, deque
@@ -17,13 +18,13 @@ from typing import TypeVar
 import rfc8785
 from PIL import Image
 
-from lienzo.errors import DataError, ImageError, OutputError
+from lienzo.errors import DataError, ImageError, OutputError, nearest
 from lienzo.images import DAMAGE, MAX_PIXELS, open_image
 from lienzo.training.data.buckets import Bucket, kept, nearest_bucket
 from lienzo.training.data.captions import allows_crop, allows_flip
 from lienzo.training.data.config import CAPTION_COLUMNS, DataConfig, Source
 from lienzo.training.data.hashes import difference_hash, near_copies, pixels_digest
-from lienzo.training.data.sources import Blob, Entry, Row, Skipped, find
+from lienzo.training.data.sources import NOT_UTF8, Blob, Entry, Row, Skipped, find
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -164,6 +165,7 @@ def load_data(config: DataConfig, tell: Tell = lambda done, of: None) -> Dataset
                 skipped.append(Skipped(key=entry.key, reason="filtered", detail=refused))
             else:
                 entries.append((source, entry))
+    _check_columns(config, [entry for _, entry in entries])
     records: list[Record] = []
     for (source, entry), measure in zip(entries, _measured(entries, config, tell), strict=True):
         record = _record(config, source, entry, measure)
@@ -204,7 +206,9 @@ def score(row: Row, name: str) -> float | None:
     """A score of `SCORES`, if the row has it."""
     for column in SCORES[name]:
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            return float(row[column])
+            value = float(row[column])
+            if math.isfinite(value):  # tables have "nan" for what is missing
+                return value
     return None
 
 
@@ -229,11 +233,14 @@ def _refused_by_scores(config: DataConfig, row: Row) -> str:
 
 
 def _captions(config: DataConfig, source: Source, entry: Entry) -> tuple[str, ...]:
-    """Without repetition, in the order found. A .txt file is used where no column is asked for."""
+    """Without repetition, in the order found. A .txt file is used where no column is asked for.
+
+    Raises:
+        OSError, UnicodeDecodeError: that file cannot be read.
+    """
     texts: list[str] = []
     if config.captions is None and entry.text is not None:
-        with contextlib.suppress(OSError):
-            texts = entry.text.read().decode("utf-8-sig", "replace").splitlines()
+        texts = entry.text.read().decode("utf-8-sig").splitlines()
     if not any(text.strip() for text in texts):
         for row in entry.rows:
             columns = config.captions or [name for name in CAPTION_COLUMNS if row.get(name)][:1]
@@ -242,6 +249,13 @@ def _captions(config: DataConfig, source: Source, entry: Entry) -> tuple[str, ..
                 texts += [value] if isinstance(value, str) else value if isinstance(value, list) else []
     clean = [_clean(text) for text in texts if isinstance(text, str)]
     return tuple(dict.fromkeys(text for text in clean if text)) or ((source.caption,) if source.caption else ())
+
+
+def _check_columns(config: DataConfig, entries: Sequence[Entry]) -> None:
+    there = {column for entry in entries for row in entry.rows for column in row}
+    for name in config.captions or ():
+        if entries and name not in there:
+            raise DataError(f"captions: got {name!r}; no row has such a column. {nearest(name, there)}")
 
 
 def _clean(text: str) -> str:
@@ -280,13 +294,15 @@ def _measured(entries: Sequence[tuple[Source, Entry]], config: DataConfig, tell:
         return stamp, known.get(stamp) or _measure(entry, config.masks)
 
     learned: dict[str, Measure] = {}
-    for number, (stamp, measure) in enumerate(in_threads(work, entries, config.threads), 1):
-        if measure.reason != "unreadable":
-            learned[stamp] = measure
-        yield measure
-        tell(number, len(entries))
-    if config.cache and not learned.keys() <= known.keys():
-        _write_measures(config.cache, known | learned)
+    try:
+        for number, (stamp, measure) in enumerate(in_threads(work, entries, config.threads), 1):
+            if measure.reason != "unreadable":
+                learned[stamp] = measure
+            yield measure
+            tell(number, len(entries))
+    finally:  # stopped before the end, too
+        if config.cache and not learned.keys() <= known.keys():
+            _write_measures(config.cache, known | learned)
 
 
 def _measure(entry: Entry, masks: bool) -> Measure:
@@ -383,8 +399,14 @@ def _record(config: DataConfig, source: Source, entry: Entry, measure: Measure) 
     if part < config.crop_keeps:
         detail = f"{width}x{height}; cut to {bucket[0]}x{bucket[1]}, {part:.0%} of it would be left"
         return Skipped(key=entry.key, reason="too long", detail=detail)
+    try:
+        captions = _captions(config, source, entry)
+    except OSError as error:
+        return Skipped(key=entry.key, reason="broken caption", detail=error.strerror or str(error))
+    except UnicodeDecodeError:
+        return Skipped(key=entry.key, reason="broken caption", detail=NOT_UTF8)
     return Record(
-        key=entry.key, source=source, captions=_captions(config, source, entry), width=width, height=height,
+        key=entry.key, source=source, captions=captions, width=width, height=height,
         pixels=measure.pixels, hash=measure.hash, bucket=bucket, picture=entry.picture,
         mask=entry.mask if config.masks else None, mask_pixels=measure.mask_pixels, row=_merged(entry.rows),
     )  # fmt: skip

@@ -3,8 +3,8 @@
 What a source is, is told by its content:
 
 - a folder with `metadata.jsonl`, `.csv` or `.parquet` is what that table says (columns `file_name` and a caption);
-- another folder is its pictures, each with `NAME.txt` (a caption a line), `NAME.json` (a table's row) and `NAME.mask.png`
-  beside it, its tars, and the same of its folders. That is also what img2dataset writes with `output_format="files"`;
+- another folder is its pictures, each with `NAME.txt` or `NAME.caption` (a caption a line), `NAME.json` (a table's row) and
+  `NAME.mask.png` beside it, its tars, and the same of its folders. That is also what img2dataset writes with `output_format="files"`;
 - a tar is a WebDataset shard: members with the same name up to the first dot belong together;
 - `SHARD.parquet` beside `SHARD.tar` or the folder `SHARD` is img2dataset's account of it, joined by `key`.
 
@@ -15,6 +15,7 @@ import csv
 import json
 import math
 import os
+import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +28,12 @@ from lienzo.errors import DataError, MissingExtraError
 
 PICTURES = frozenset({"png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif"})
 TABLES = frozenset({"jsonl", "csv", "parquet"})
+CAPTIONS = (".txt", ".caption")
 MASK = "mask.png"
+BOM = b"\xef\xbb\xbf"
+NOT_UTF8 = "not UTF-8; save it in that encoding"
+UNDECODED = re.compile("[\udc80-\udcff]")
+"""What `surrogateescape` makes of bytes that are not UTF-8."""
 MAX_BYTES = 256 * 2**20
 """Longest file that is read as a picture, a caption or a row."""
 Row = Mapping[str, Any]
@@ -137,12 +143,16 @@ def find(path: Path) -> Found:
 def _file(finds: _Finds, path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(4096)
-    if head[:4] == b"PAR1" or head.lstrip()[:1] == b"{" or path.suffix == ".csv":
+    if head[:4] == b"PAR1" or _is_json(head) or _ending(path.name) == "csv":
         _table(finds, path, path.parent, path.parent)
     elif _is_tar(head):
         _tar(finds, path, path.parent)
     else:
         raise DataError(f"{path}: neither a folder nor a tar, and no table in JSON Lines, CSV or Parquet.")
+
+
+def _is_json(head: bytes) -> bool:
+    return head.removeprefix(BOM).lstrip()[:1] == b"{"
 
 
 def _is_tar(head: bytes) -> bool:
@@ -156,6 +166,8 @@ def _folder(finds: _Finds, folder: Path, root: Path) -> None:
     with os.scandir(folder) as listed:
         items = sorted((item for item in listed if not item.name.startswith(".")), key=lambda item: item.name)
     names = {item.name for item in items}
+    beside = {f"{name.rpartition('.')[0]}.{_ending(name)}": name for name in sorted(names)}
+    captions = {key for key in beside if key.endswith(CAPTIONS)}
     table = next((name for name in ("metadata.jsonl", "metadata.csv", "metadata.parquet") if name in names), None)
     if table:
         _table(finds, folder / table, folder, root)
@@ -173,10 +185,11 @@ def _folder(finds: _Finds, folder: Path, root: Path) -> None:
                 _account(finds, shards[item.name], before)
         elif item.is_dir():
             finds.skip(_key(path, root), "link", "a link to a folder; name that folder as a source")
-        elif item.name.lower().endswith("." + MASK) or ending in ("txt", "json", "parquet"):
+        elif item.name.lower().endswith("." + MASK) or ending in ("txt", "caption", "json", "parquet"):
             continue
         elif ending in PICTURES:
-            _picture(finds, path, root, names)
+            _picture(finds, path, root, beside)
+            captions -= {f"{stem}{ending}" for ending in CAPTIONS}
         elif ending == "tar":
             before = len(finds.entries)
             _tar(finds, path, root)
@@ -187,26 +200,33 @@ def _folder(finds: _Finds, folder: Path, root: Path) -> None:
             finds.skip(_key(path, root), "other file", "its ending is none of a picture, caption, table or tar")
     for stem in sorted(shards.keys() - used):
         finds.skip(_key(shards[stem], root), "other file", "a Parquet file without a shard of its name")
+    for key in sorted(captions):
+        finds.skip(_key(folder / beside[key], root), "no picture", "a caption, but no picture of its name")
 
 
-def _picture(finds: _Finds, path: Path, root: Path, names: set[str]) -> None:
+def _picture(finds: _Finds, path: Path, root: Path, names: Mapping[str, str]) -> None:
+    """`names`: file names by themselves with the ending in lower case."""
+
     def beside(ending: str) -> Blob | None:
-        return Blob(path=path.with_name(f"{path.stem}.{ending}")) if f"{path.stem}.{ending}" in names else None
+        name = names.get(f"{path.stem}.{ending}")
+        return Blob(path=path.with_name(name)) if name else None
 
-    key = _key(path, root)
     row = beside("json")
-    rows = _sidecar(finds, key, row) if row else ()
+    rows = _sidecar(finds, _key(row.path, root), row) if row else ()
+    text = beside("txt") or beside("caption")
     finds.kinds.add("folder")
-    finds.entries.append(Entry(key=key, picture=Blob(path=path), text=beside("txt"), mask=beside(MASK), rows=rows))
+    finds.entries.append(Entry(key=_key(path, root), picture=Blob(path=path), text=text, mask=beside(MASK), rows=rows))
 
 
 def _sidecar(finds: _Finds, key: str, blob: Blob) -> tuple[Row, ...]:
     try:
         row = json.loads(blob.read())
+        if not isinstance(row, dict):
+            raise ValueError("not an object")
     except (OSError, ValueError, RecursionError) as error:
-        finds.skip(f"{key}.json", "broken row", str(error))
+        finds.skip(key, "broken row", str(error))
         return ()
-    return (_plain(row),) if isinstance(row, dict) else ()
+    return (_plain(row),)
 
 
 def _key(path: Path, root: Path) -> str:
@@ -228,8 +248,7 @@ def _table(finds: _Finds, table: Path, folder: Path, root: Path) -> None:
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
             if number == 1 and "file_name" not in row:
-                hint = " It holds links: fetch them with img2dataset first." if {"url", "URL"} & row.keys() else ""
-                raise DataError(f"{table}: no column file_name, only {', '.join(map(str, row)) or 'none'}.{hint}")
+                raise DataError(f"{table}: no column file_name, only {', '.join(map(str, row)) or 'none'}.{_hint(row)}")
             finds.skip(f"{where}:{number}", "broken row", "no file_name")
         elif (path := _inside(folder, name)) is None:
             finds.skip(f"{where}:{number}", "outside", f"{name!r} lies outside the table's folder")
@@ -238,6 +257,7 @@ def _table(finds: _Finds, table: Path, folder: Path, root: Path) -> None:
         else:
             rows[path.relative_to(folder).as_posix()].append(row)
     finds.kinds.add(_ending(where))
+    begin = len(finds.entries)
     for name, some in rows.items():
         path = folder / name
         beside = next(
@@ -253,11 +273,21 @@ def _table(finds: _Finds, table: Path, folder: Path, root: Path) -> None:
             )
         )
     if table.name.startswith("metadata."):
-        used = {finds.entries[-1 - i].picture.path for i in range(len(rows))}
-        used |= {entry.mask.path for entry in finds.entries if entry.mask}
+        used = {blob.path for entry in finds.entries[begin:] for blob in (entry.picture, entry.mask) if blob}
         for path in sorted(folder.rglob("*")):
             if _ending(path.name) in PICTURES and path not in used:
                 finds.skip(_key(path, root), "not in the table", f"{where} does not name it")
+
+
+def _hint(row: Row) -> str:
+    """What to do about a table that names no files."""
+    if {"url", "URL"} & row.keys():
+        return " It holds links: fetch them with img2dataset first."
+    if any(isinstance(value, dict) and "bytes" in value for value in row.values()):
+        return " It holds the pictures themselves: write them to files first."
+    if len(row) == 1 and re.search("[;\t]", next(iter(row))):
+        return " Its columns have to be divided by commas."
+    return " Name the column with the files' names so."
 
 
 def _inside(folder: Path, name: str) -> Path | None:
@@ -275,12 +305,14 @@ def _rows(finds: _Finds, table: Path) -> Iterator[tuple[int, Row]]:
     if head[:4] == b"PAR1":
         yield from enumerate(parquet_rows(table), 1)
         return
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        if head.lstrip(b"\xef\xbb\xbf \r\n")[:1] == b"{":
+    with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        if _is_json(head):
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
                 try:
+                    if UNDECODED.search(line):
+                        raise ValueError(NOT_UTF8)
                     row = json.loads(line)
                     if not isinstance(row, dict):
                         raise ValueError("not an object")
@@ -291,7 +323,11 @@ def _rows(finds: _Finds, table: Path) -> Iterator[tuple[int, Row]]:
         else:
             try:
                 for number, row in enumerate(csv.DictReader(lines), 1):
-                    yield number, {key: value for key, value in row.items() if isinstance(key, str)}
+                    cells = {key: value for key, value in row.items() if isinstance(key, str)}
+                    if any(UNDECODED.search(f"{key}{value}") for key, value in cells.items()):
+                        finds.skip(f"{table.name}:{number}", "broken row", NOT_UTF8)
+                    else:
+                        yield number, cells
             except csv.Error as error:
                 finds.skip(table.name, "broken row", str(error))
 
@@ -382,6 +418,6 @@ def _tar(finds: _Finds, path: Path, root: Path) -> None:
         if picture is None:
             finds.skip(key, "no picture", f"only .{', .'.join(sorted(sample))}")
             continue
-        rows = _sidecar(finds, key, sample["json"]) if "json" in sample else ()
+        rows = _sidecar(finds, f"{key}.json", sample["json"]) if "json" in sample else ()
         text = sample.get("txt") or sample.get("caption")
         finds.entries.append(Entry(key=key, picture=picture, text=text, mask=sample.get(MASK), rows=rows))

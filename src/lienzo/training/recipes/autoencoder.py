@@ -18,7 +18,7 @@ from lienzo.training.data.pixels import pixels
 from lienzo.training.data.plan import centred as centred_draw
 from lienzo.training.distributed import device
 from lienzo.training.losses import reconstruction_loss, vae_loss
-from lienzo.training.recipes.batches import Pictures, held_out
+from lienzo.training.recipes.batches import Pictures, held_out, spread
 from lienzo.training.recipes.job import Job, Parent, Weights
 from lienzo.training.recipes.sheets import sheet
 from lienzo.training.share import Share
@@ -54,7 +54,7 @@ def autoencoder(
     def write(weights: Weights, folder: Path) -> None:
         made = _own(vae).cpu().eval()
         made.load_state_dict(dict(weights))
-        seen = [centred_draw(record) for record in dataset.records[:MEASURED]]
+        seen = [centred_draw(record) for record in spread(dataset, MEASURED)]
         save_part(standardised(made, [pixels(draw) for draw in seen]), folder, dtype=DTYPES[recipe.model.dtype])
 
     watched = validation or dataset

@@ -13,7 +13,7 @@ from torch import Tensor
 from lienzo.models.bundle import tensors_digest
 from lienzo.models.clip_vision import Preprocessing
 from lienzo.models.vae import VAE
-from lienzo.training.data import Batch, Cache, Dataset, Draw, Loader, Plan, plan, wanted_latent
+from lienzo.training.data import Batch, Cache, Dataset, Draw, Loader, Plan, Record, plan, wanted_latent
 from lienzo.training.data.dataset import in_threads
 from lienzo.training.data.pixels import mask, pixels
 from lienzo.training.data.plan import centred
@@ -162,9 +162,14 @@ def fill_latents(cache: Cache, vae: VAE, draws: Sequence[Draw], threads: int, te
     cache.flush()
 
 
+def spread(dataset: Dataset, most: int) -> tuple[Record, ...]:
+    """At most so many records, always the same, from all over a set: its sources follow each other."""
+    return dataset.records[:: -(-len(dataset.records) // most)]
+
+
 def held_out(dataset: Dataset, most: int, size: int) -> Iterator[tuple[Draw, ...]]:
-    """The first pictures of a validation set, always the same, `size` of one bucket at a time."""
-    draws = sorted((centred(record) for record in dataset.records[:most]), key=lambda draw: draw.bucket)
+    """Pictures of a validation set, always the same, `size` of one bucket at a time."""
+    draws = sorted((centred(record) for record in spread(dataset, most)), key=lambda draw: draw.bucket)
     for _, some in groupby(draws, key=lambda draw: draw.bucket):
         members = tuple(some)
         yield from (members[i : i + size] for i in range(0, len(members), size))

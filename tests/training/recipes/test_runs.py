@@ -1,0 +1,223 @@
+"""What a run promises: it goes on after a kill, mistakes are told before anything is trained, and bad data is survived."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from lienzo.cli import lienzo
+from lienzo.errors import ConfigError, OutputError
+from lienzo.training.config import dump
+from lienzo.training.recipes import check, prepare, run
+from lienzo.training.share import Share
+from training.recipes.conftest import make_recipe, recorded
+
+Sets = tuple[Path, Path]
+ADAPTER = "adapter/pytorch_lora_weights.safetensors"
+
+
+def invoke(*arguments: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(lienzo, ["train", *map(str, arguments)], prog_name="lienzo")
+    return result.exit_code, result.output
+
+
+def written(folder: Path, train: Path, held_out: Path | None = None, kind: str = "lora", **changes: Any) -> Path:
+    path = folder / f"{kind}.toml"
+    path.write_text(dump(make_recipe(kind, train, held_out, folder / "run", **changes)), encoding="utf-8")
+    return path
+
+
+def test_the_command_trains_and_does_nothing_twice(cities: Sets, tmp_path: Path) -> None:
+    recipe = written(tmp_path, *cities, run={"steps": 3, "batch_size": 2})
+    code, output = invoke(recipe, "--dry-run")
+    assert code == 0 and "24 (24 of 64x64)" in output and "Nothing was trained" in output
+    assert not (tmp_path / "run").exists()
+    code, output = invoke(recipe)
+    assert code == 0 and "steps" in output and "--lora" in output
+    product = (tmp_path / "run" / ADAPTER).read_bytes()
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    assert invoke(recipe)[0] == 0
+    assert (tmp_path / "run" / ADAPTER).read_bytes() == product
+    assert (tmp_path / "run" / "log.jsonl").read_text() == log
+    assert (tmp_path / "run" / "samples" / "step-00000003.png").stat().st_size > 500
+
+
+def test_killed_and_run_again_it_comes_to_the_same(cities: Sets, tmp_path: Path) -> None:
+    """SIGKILL in the middle of the real command; what comes out is bit for bit that of an uninterrupted run."""
+    run_once = {"steps": 12, "batch_size": 2, "save_every": 4}
+    recipe = written(tmp_path, cities[0], run=run_once)
+    command = [sys.executable, "-m", "lienzo", "train", str(recipe)]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(2):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=alone)
+        before = len(list((tmp_path / "run").glob("step-*")))
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "run").glob("step-*[0-9]"))) <= before and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, capture_output=True, env=alone)
+    whole = make_recipe("lora", cities[0], None, tmp_path / "whole", run=run_once)
+    made = run(whole).product
+    first, second = (
+        load_file(folder / "pytorch_lora_weights.safetensors") for folder in (tmp_path / "run/adapter", made)
+    )
+    assert first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+
+
+def test_caches_change_nothing(cities: Sets, tmp_path: Path) -> None:
+    """Read ahead and encoded, or taken from a cache that was filled, then opened again: the batches are the same."""
+    kept = {"cache": tmp_path / "cache", "cache_latents": True, "cache_text": True}
+    with ExitStack() as stack:
+        jobs = []
+        for data in ({}, kept, kept):
+            recipe = make_recipe("lora", cities[0], None, tmp_path / "run", data={"flip": 0.5, "dropout": 0.5, **data})
+            jobs.append(prepare(recipe, stack))
+            jobs[-1].fill()
+        for step in (0, 1, 7):
+            share = Share(seed=0, step=step, size=4)
+            plain, *others = (job.batch(share) for job in jobs)
+            for other in others:
+                assert other.keys == plain.keys
+                assert torch.allclose(other.latents, plain.latents, atol=1e-4)
+                assert torch.allclose(other.context, plain.context, atol=1e-4)
+
+
+def test_parts_of_a_batch_come_to_the_same(cities: Sets, tmp_path: Path) -> None:
+    """With class pictures too, whose random numbers do not depend on how a step is divided."""
+    ends = []
+    for parts in (1, 2):
+        recipe = make_recipe(
+            "lora", cities[0], None, tmp_path / str(parts), run={"steps": 2, "batch_size": 4, "accumulate": parts},
+            data={"prior": cities[1]}, optimizer={"learning_rate": 1e-3},
+        )  # fmt: skip
+        ends.append(load_file(run(recipe).product / "pytorch_lora_weights.safetensors"))
+    assert all((ends[0][name] - ends[1][name]).abs().max() < 1e-5 for name in ends[0])
+
+
+def test_broken_pictures_are_told_and_skipped(cities: Sets, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in sorted(cities[0].iterdir())[:8]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "cut.png").write_bytes((folder / "000.png").read_bytes()[:300])
+    recipe = written(tmp_path, folder, run={"steps": 1, "batch_size": 2})
+    code, output = invoke(recipe, "--dry-run")
+    assert code == 0 and "4 (4 of 64x64)" in output and "2 skipped: 2 broken" in output
+    assert invoke(recipe)[0] == 0
+    report = json.loads((tmp_path / "run/adapter/data-report.json").read_text())
+    assert report["skipped"]["reasons"] == {"broken": 2}
+    assert "| skipped | 2 |" in (tmp_path / "run/adapter/README.md").read_text()
+
+
+def test_going_on_with_other_data_is_told(cities: Sets, tmp_path: Path) -> None:
+    run(make_recipe("lora", cities[0], None, tmp_path / "run", run={"steps": 1, "batch_size": 2}))
+    changed = make_recipe("lora", cities[1], None, tmp_path / "run", run={"steps": 2, "batch_size": 2})
+    with pytest.warns(UserWarning, match="data changed|data.sources was"):
+        run(changed)
+    other = make_recipe("full", cities[0], None, tmp_path / "run", run={"steps": 1, "batch_size": 2})
+    with pytest.raises(ConfigError, match="holds a run of kind 'lora'"):
+        run(other)
+
+
+def test_what_is_there_is_not_replaced(cities: Sets, tmp_path: Path) -> None:
+    kept = tmp_path / "run/adapter/precious.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    with pytest.raises(OutputError, match="of no run"):
+        run(make_recipe("lora", cities[0], None, tmp_path / "run", run={"steps": 1, "batch_size": 2}))
+    assert kept.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("lora", {"model": {"unet": "somewhere"}}, "model.unet is for scratch-unet, not for kind = 'lora'"),
+        ("full", {"adapter": {"rank": 4}}, "adapter.rank is for lora, not for kind = 'full'"),
+        ("scratch-vae", {"loss": {"noise_offset": 0.1}}, "loss.noise_offset is for .*not for kind = 'scratch-vae'"),
+        ("full", {"model": {"train_text_encoder": True}, "data": {"cache": "c", "cache_text": True}}, "data.cache_text"),
+        ("full", {"loss": {"masked": True}}, "Set both, or neither"),
+        ("full", {"loss": {"prediction": "epsilon", "zero_terminal_snr": True}}, "zero_terminal_snr needs prediction"),
+        ("full", {"model": {"base": "no-such-thing"}}, "No model|No such"),
+        ("dreambooth", {}, "needs class pictures"),
+        ("textual_inversion", {"adapter": {"token": "<x>"}}, "24 of 24 pictures have no caption with '<x>'"),
+        ("textual_inversion", {}, "needs the new word"),
+        ("lora", {"adapter": {"layers": ["to_q", "to_z"]}}, r"no layer's path ends in to_z"),
+        ("lora", {"classes": {"prompt": "a city"}}, "name it in data.prior"),
+        ("scratch-clip", {}, "needs the shapes of both sides"),
+        ("scratch-unet", {"model": {"text_encoder": {"hidden_size": 64}}}, "train_text_encoder=true"),
+        ("scratch-unet", {"model": {"unet": {"in_channels": 5}}}, "model.unet.in_channels: got 5"),
+        ("scratch-unet", {"model": {"vae": "nowhere"}}, "No folder nowhere"),
+        ("scratch-vae", {"model": {"vae": {"block_out_channels": "wide"}}}, "block_out_channels"),
+        ("full", {"run": {"batch_size": 4, "accumulate": 3}}, "batch"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "",
+)  # fmt: skip
+def test_mistakes_are_told_before_training(
+    kind: str, changes: dict[str, Any], message: str, cities: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = {"out": tmp_path / "run", **changes.pop("model", {})}
+    with pytest.raises((ValueError, Exception), match=message) as caught:
+        check(make_recipe(kind, cities[0], None, tmp_path / "run", model=model, **changes))
+    assert "Error" in type(caught.value).__name__ and not (tmp_path / "run").exists()
+
+
+def test_the_command_says_mistakes_in_a_line(cities: Sets, tmp_path: Path) -> None:
+    recipe = written(tmp_path, *cities)
+    for arguments, message in (
+        ((recipe, "run.stepz=3"), "run.stepz: no such setting. Did you mean steps?"),
+        ((tmp_path / "none.toml",), "cannot be read"),
+        ((recipe, "data.sources=nothing-here"), "nothing-here"),
+        ((recipe, "watch.score_every=5"), "watch.score_every needs watch.clip"),
+    ):
+        code, output = invoke(*arguments)
+        assert code == 2 and message in output and "Traceback" not in output, output
+
+
+def test_v_prediction_and_zero_terminal_snr(cities: Sets, tmp_path: Path) -> None:
+    """A model that is retrained for another target says so in its scheduler's configuration, and is sampled accordingly."""
+    recipe = make_recipe(
+        "full", *cities, tmp_path / "run", run={"steps": 2, "batch_size": 2},
+        loss={"prediction": "sample", "zero_terminal_snr": True, "weighting": "min_snr", "kind": "huber"},
+    )  # fmt: skip
+    made = run(recipe)
+    scheduler = json.loads((made.product / "scheduler/scheduler_config.json").read_text())
+    assert (scheduler["prediction_type"], scheduler["rescale_betas_zero_snr"]) == ("sample", True)
+    assert scheduler["timestep_spacing"] == "trailing"
+    assert len(recorded(tmp_path / "run", "validation/loss")) == 2
+
+
+def test_scores_at_intervals(cities: Sets, tmp_path: Path) -> None:
+    from lienzo.trainer import train
+
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    clip = run(
+        make_recipe(
+            "scratch-clip", *cities, tmp_path / "clip", run={"steps": 2, "batch_size": 8},
+            model={
+                "out": tmp_path / "clip", "tokenizer": 50, "text_encoder": text,
+                "image_encoder": {**text, "image_size": 64, "patch_size": 16, "projection_dim": 16},
+            },
+        )
+    )  # fmt: skip
+    recipe = make_recipe(
+        "lora", *cities, tmp_path / "run", run={"steps": 2, "batch_size": 2},
+        watch={"clip": str(clip.product), "score_every": 1, "validation_pictures": 5},
+    )  # fmt: skip
+    train(recipe)
+    for name in ("clip_score", "fid", "kid", "precision", "recall"):
+        assert len(recorded(tmp_path / "run", f"score/{name}")) == 2
+    assert "score/fid" in (tmp_path / "run/adapter/README.md").read_text()
