@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lienzo.errors import ConfigError, MissingExtraError, NonFiniteError, OutputError
+from lienzo.nn.blocks import ResBlock
 from lienzo.training import checkpoint, loop, watch
 from lienzo.training.config import OptimizerConfig, RateConfig, RunConfig, TrainConfig, WatchConfig
 from lienzo.training.ema import EMA
@@ -219,6 +222,47 @@ def test_the_average_is_warmed_up() -> None:
     with ema.applied():
         assert net.weight.item() != 5.0
     assert net.weight.item() == 5.0
+
+
+class Block(nn.Module):
+    """The smallest network with a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.block = ResBlock(4, 4, groups=2, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)  # type: ignore[no-any-return]
+
+
+def block_loss(net: nn.Module, x: Tensor, share: Share) -> Tensor:
+    return (net(x) - 1).square().mean()  # type: ignore[no-any-return]
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # torch's own, of its compiler's parts
+def test_compiled_blocks_come_to_the_same(tmp_path: Path) -> None:
+    plain, compiled = Block(), Block()
+    for net, chosen in ((plain, False), (compiled, True)):
+        train(
+            net, block_loss, lambda share: share.normal("x", 4, 8, 8), config(steps=3, batch_size=2, compile=chosen),
+            tmp_path / str(chosen),
+        )  # fmt: skip
+    assert compiled.block._compiled_call_impl is not None
+    torch.testing.assert_close(dict(compiled.state_dict()), dict(plain.state_dict()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiling_without_a_compiler_is_told_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
+        train(Block(), block_loss, batch, config(steps=3, batch_size=2, compile=True), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_what_learns_is_kept(tmp_path: Path) -> None:

@@ -276,12 +276,12 @@ class DownLevel(Level):
 
 class UpLevel(Level):
     def forward(self, x: Tensor, skips: list[Tensor], silu_time: Tensor, context: Tensor) -> Tensor:
-        """Takes one skip connection off the end of `skips` for every residual block."""
+        """Uses one skip connection for every residual block, the last first, and leaves `skips` as it is."""
         for i in range(len(self.resnets)):
-            x = self.layer(i, torch.cat([x, skips.pop()], dim=1), silu_time, context)
+            x = self.layer(i, torch.cat([x, skips[-1 - i]], dim=1), silu_time, context)
         for up in getattr(self, "upsamplers", ()):
             # the next skip's size, which is odd where a level before could not be halved evenly
-            height, width = skips[-1].shape[2:]
+            height, width = skips[-1 - len(self.resnets)].shape[2:]
             x = up(x, (height, width))
         return x
 
@@ -356,4 +356,6 @@ class UNet(nn.Module):
         x = self.mid_block(skips[-1], silu_time, context)
         for up in self.up_blocks:
             x = up(x, skips, silu_time, context)
+            # here and not in the level: whoever wraps modules may give it a copy of the list
+            del skips[-(self.config.layers_per_block + 1) :]
         return self.conv_out(norm_silu(self.conv_norm_out, x))  # type: ignore[no-any-return]

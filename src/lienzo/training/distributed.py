@@ -4,7 +4,6 @@
 another number of processes or another strategy than it began with.
 """
 
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,10 +15,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lienzo.errors import ConfigError, MissingExtraError
+from lienzo.errors import ConfigError
 from lienzo.training import optimizers
 from lienzo.training.blocks import blocks
 from lienzo.training.config import TrainConfig
+from lienzo.training.ordinary import Ordinary
+
+UNSHARDED = ("adamw8bit", "adafactor")
+"""Optimizers whose state is not as large as the parameter, element by element."""
+
+
+def frozen(step: nn.Module) -> dict[str, nn.Module]:
+    """The parts of a step's model in which nothing learns. They stay whole, for batches may be made with them."""
+    networks = step.get_submodule("model").named_children()
+    return {name: one for name, one in networks if not any(p.requires_grad for p in one.parameters())}
 
 
 def device() -> torch.device:
@@ -51,6 +60,9 @@ def barrier() -> None:
 class Strategy(ABC):
     """How one process takes part. The base class is a process alone or one of several alike (DDP)."""
 
+    divides = False
+    """The backward pass divides by the number of parts itself."""
+
     def __init__(self, module: nn.Module, config: TrainConfig) -> None:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
@@ -67,8 +79,29 @@ class Strategy(ABC):
     def backward(self, value: Tensor) -> None:
         value.backward()  # type: ignore[no-untyped-call]
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
+    def clear(self, optimizer: torch.optim.Optimizer) -> None:
+        """Forget the last step's gradients."""
+        optimizer.zero_grad(set_to_none=True)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Returns whether the step was taken: not where only the strategy sees gradients, and one is not finite."""
         optimizer.step()
+        return True
+
+    def held(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What this process has of the model's tensors: all of them, or its parts, which then stand for them below."""
+        return dict(tensors)
+
+    def shape(self, like: Tensor) -> torch.Size:
+        """Of the whole tensor."""
+        return like.shape
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside, the model is an ordinary one in every process, to be used but not changed."""
+        return nullcontext()
+
+    def release(self) -> None:  # noqa: B027 (most need nothing)
+        """Training is over: leave the model an ordinary one in every process."""
 
     def state(
         self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
@@ -135,15 +168,32 @@ class Sharded(Strategy):
 
     def __init__(self, module: nn.Module, config: TrainConfig) -> None:
         super().__init__(module, config)
+        self.ordinary = Ordinary(module)
         from torch.distributed.fsdp import fully_shard
 
+        if config.optimizer.name in UNSHARDED:
+            raise ConfigError(
+                f'optimizer.name is "{config.optimizer.name}", which cannot work on parts of parameters. With '
+                'distributed.strategy = "fsdp" take "adamw" or "schedulefree".'
+            )
+        ignored = {p for network in frozen(module).values() for p in network.parameters()}
         for block in blocks(module):
-            fully_shard(block)
-        self.root = fully_shard(module)
+            if not ignored.issuperset(block.parameters()):
+                fully_shard(block)
+        self.root = fully_shard(module, ignored_params=ignored)
 
     def part(self, last: bool) -> AbstractContextManager[Any]:
         self.root.set_requires_gradient_sync(last)
         return nullcontext()
+
+    def complete(self, p: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(p.full_tensor().detach(), p.requires_grad) if isinstance(p, DTensor) else p
+
+    def whole(self) -> AbstractContextManager[None]:
+        return self.ordinary.for_a_while(self.complete)
+
+    def release(self) -> None:
+        self.ordinary.put_back(self.complete)
 
     def full(self, value: Tensor, like: Tensor) -> Tensor:
         if isinstance(like, DTensor) and not isinstance(value, DTensor) and value.shape == like.to_local().shape:
@@ -151,7 +201,8 @@ class Sharded(Strategy):
                 value.to(like.device), like.device_mesh, like.placements, run_check=False,
                 shape=like.shape, stride=like.stride(),
             )  # fmt: skip
-        return (value.full_tensor() if isinstance(value, DTensor) else value).detach()
+        value = value.detach().to(like.device)  # averages may lie in main memory, where GPUs cannot exchange them
+        return value.full_tensor() if isinstance(value, DTensor) else value
 
     def place(self, value: Tensor, like: Tensor) -> Tensor:
         if isinstance(like, DTensor) and value.shape == like.shape:
@@ -159,111 +210,12 @@ class Sharded(Strategy):
         return value.to(like.device, copy=True)
 
 
-class Zero(Strategy):
-    """As DeepSpeed's own configuration file says: ZeRO 1 or 2. For what ZeRO 3 does there is `Sharded`.
-
-    DeepSpeed clips and steps in one go, so a gradient that is not finite is seen in the next step's loss only.
-    """
-
-    def part(self, last: bool) -> AbstractContextManager[Any]:
-        self.engine.set_gradient_accumulation_boundary(last)
-        return nullcontext()
-
-    def engage(self, optimizer: torch.optim.Optimizer) -> None:
-        try:
-            import deepspeed  # type: ignore[import-not-found,import-untyped,unused-ignore]
-        except ImportError:
-            raise MissingExtraError(
-                'DeepSpeed is not installed. Run: pip install "lienzo[deepspeed]" '
-                "(on a machine without a GPU with DS_BUILD_OPS=0 DS_ACCELERATOR=cpu in the environment)"
-            ) from None
-        run, path = self.config.run, self.config.distributed.deepspeed
-        assert path is not None
-        try:
-            given = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"distributed.deepspeed: {path} cannot be read as JSON: {error}.") from None
-        ours = {
-            "train_batch_size": run.batch_size,
-            "train_micro_batch_size_per_gpu": run.batch_size // (self.world * run.accumulate),
-            "gradient_accumulation_steps": run.accumulate,
-            "gradient_clipping": self.config.optimizer.clip or 0.0,
-            "zero_allow_untested_optimizer": True,
-        }
-        for key, value in ours.items():
-            if given.get(key, value) not in (value, "auto"):
-                raise ConfigError(
-                    f'{path}: {key} is {given[key]!r}, but the recipe says {value!r}. Leave it out there, or say "auto".'
-                )
-        if "optimizer" in given or "scheduler" in given:
-            raise ConfigError(f"{path}: optimizer and scheduler are the recipe's; leave them out there.")
-        stage = given.get("zero_optimization", {}).get("stage", 0)
-        if stage not in (1, 2):
-            raise ConfigError(
-                f"{path}: zero_optimization.stage is {stage!r}; 1 and 2 are supported. "
-                'For what stage 3 does there is distributed.strategy = "fsdp", for stage 0 "ddp".'
-            )
-        if self.config.optimizer.name != "adamw" or run.precision == "fp16":
-            raise ConfigError('With DeepSpeed, optimizer.name has to be "adamw", and run.precision "fp32" or "bf16".')
-        optimizers.set_rate(optimizer, 0.0)  # for the step below that makes room for the state
-        self.engine, *_ = deepspeed.initialize(model=self.module, optimizer=optimizer, config={**given, **ours})
-        self.module = self.engine
-        # make room for the state now, so that one can be put back before the first step
-        for group in optimizer.param_groups:
-            for flat in group["params"]:
-                flat.grad = torch.zeros_like(flat)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        for state in optimizer.state.values():
-            for value in state.values():
-                value.zero_()
-        self.engine.optimizer._lazy_init_hp_params_optimizer_state()
-
-    def backward(self, value: Tensor) -> None:
-        self.engine.backward(value)
-
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.engine.step()
-
-    def norm(self, parameters: Mapping[str, nn.Parameter]) -> Tensor | None:
-        return None
-
-    def state(
-        self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        from deepspeed.utils import safe_get_full_optimizer_state  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-        tensors = {
-            f"{name}/{what}": safe_get_full_optimizer_state(p, what).detach()
-            for name, p in parameters.items()
-            for what in ("exp_avg", "exp_avg_sq")
-        }
-        steps = next(iter(optimizer.state.values()))["step"]
-        counts = {f"{name}/step": steps.clone() for name in parameters}
-        return {**tensors, **counts}, {"numbers": {}, "groups": [{} for _ in optimizer.param_groups]}
-
-    def load_state(
-        self,
-        optimizer: torch.optim.Optimizer,
-        parameters: Mapping[str, nn.Parameter],
-        tensors: Mapping[str, Tensor],
-        rest: Mapping[str, Any],
-    ) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-        for name, p in parameters.items():
-            safe_set_full_fp32_param(p, p.detach().clone())  # DeepSpeed steps from a copy of its own
-            for what in ("exp_avg", "exp_avg_sq"):
-                safe_set_full_optimizer_state(p, tensors[f"{name}/{what}"], what)
-            for state in optimizer.state.values():
-                state["step"].copy_(tensors[f"{name}/step"])
-
-
 def strategy(module: nn.Module, config: TrainConfig) -> Strategy:
     """The strategy that a recipe names, with the module made ready for it.
 
     Raises:
-        ConfigError: the batch cannot be divided equally.
+        ConfigError: the batch cannot be divided equally, or the strategy cannot do what the recipe says.
+        MissingExtraError: the strategy's package is not installed.
     """
     start()
     world = dist.get_world_size() if dist.is_initialized() else 1
@@ -277,6 +229,8 @@ def strategy(module: nn.Module, config: TrainConfig) -> Strategy:
         case "fsdp" if world > 1:
             return Sharded(module, config)
         case "deepspeed":
-            return Zero(module, config)
+            from lienzo.training.zero import prepare
+
+            return prepare(module, config, world)
         case _:
             return Replicated(module, config)

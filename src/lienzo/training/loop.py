@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from lienzo.errors import ConfigError, NonFiniteError
 from lienzo.memory import keep_freed_memory
 from lienzo.training import checkpoint, optimizers
-from lienzo.training.blocks import blocks, recomputed
+from lienzo.training.blocks import compile_blocks, recomputed
 from lienzo.training.config import TrainConfig
-from lienzo.training.distributed import Strategy, Zero, strategy
+from lienzo.training.distributed import Strategy, strategy
 from lienzo.training.ema import EMA, copy
 from lienzo.training.share import Share
 from lienzo.training.stopping import stops_noted
@@ -125,8 +125,7 @@ def train(
             stack.enter_context(recomputed(model))
         ways = strategy(module, config)
         if run.compile:
-            for block in blocks(model):
-                block.compile()
+            compile_blocks(model)
         state = _State(model, ways, config, place)
         began_at = state.resume(folder)
         shown = stack.enter_context(
@@ -162,7 +161,8 @@ def train(
         if began_at == state.step and not energy and state.kwh:
             energy = {"kwh": state.kwh, "estimate": True}
         with state.in_use():
-            weights = {name: ways.full(value, value).clone() for name, value in learning(model).items()}
+            weights = {name: ways.full(value, value).clone() for name, value in state.tensors.items()}
+        ways.release()
         return Trained(weights=weights, steps=state.step, seconds=state.seconds, best=state.best, energy=energy)
 
 
@@ -204,15 +204,14 @@ def _gradients(
     Raises:
         NonFiniteError: one of them is not finite.
     """
-    state.clear_gradients()
+    ways.clear(state.optimizer)
     values: list[Tensor] = []
     keys: list[Any] = []
     for share in parts:
         data = batch(share)
         with ways.part(last=share is parts[-1]):
             value = ways.module(data, share)
-            # DeepSpeed divides by the number of parts itself
-            scaled = value if isinstance(ways, Zero) else value / len(parts)
+            scaled = value if ways.divides else value / len(parts)
             ways.backward(state.scaler.scale(scaled) if state.scaler else scaled)
         values.append(value.detach())
         keys.append(getattr(data, "keys", None))
@@ -240,6 +239,10 @@ def _blame(what: str, value: float, parts: list[Share], own: Tensor, keys: list[
         numbers = ", ".join(f"{parts[i].numbers[0]} to {parts[i].numbers[-1]}" for i in bad)
         names = [str(key) for i in bad if isinstance(keys[i], (tuple, list)) for key in keys[i]]
         where = f"samples {numbers} of the batch" + (f": {', '.join(names)}" if names else "")
+    return _failed(what, value, step, where)
+
+
+def _failed(what: str, value: float | str, step: int, where: str) -> str:
     return (
         f"The {what} is {value} at step {step} ({where}). The step was not taken; the checkpoints before it stay. "
         "A lower learning rate usually helps; fp16 may need bf16 or fp32."
@@ -259,7 +262,7 @@ def _ask(
     if not any(hook and every and (last or step % every == 0) for hook, every in due):
         return False
     model.eval()
-    with state.in_use(), torch.no_grad():
+    with state.in_use(), state.ways.whole(), torch.no_grad():
         for hook, every in due:
             if hook is None or every is None or not (last or step % every == 0):
                 continue
@@ -278,7 +281,7 @@ def _ask(
 def _look_before(hooks: Hooks[Model], model: Model, state: "_State[Model]", shown: Watcher) -> None:
     """What the model can do before the first step, to compare with."""
     model.eval()
-    with state.in_use(), torch.no_grad():
+    with state.in_use(), state.ways.whole(), torch.no_grad():
         if hooks.validate is not None:
             shown.write({"step": 0, **{f"validation/{key}": value for key, value in hooks.validate(model).items()}})
         if hooks.sample is not None:
@@ -293,17 +296,15 @@ class _State(Generic[Model]):
         self.model = model
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = optimizers.make(self.parameters, config.optimizer)
+        tensors = learning(model)
         ways.engage(self.optimizer)
         run = config.run
-        self.tensors = learning(model)
+        self.tensors = ways.held(tensors)
         self.ema = EMA(self.tensors, run.ema, "cpu" if run.ema_on_cpu else None) if run.ema is not None else None
         self.scaler = torch.amp.GradScaler(device) if run.precision == "fp16" else None
         self.step, self.seconds, self.kwh = 0, 0.0, 0.0
         self.best: dict[str, float] | None = None
         self._saved = -1
-
-    def clear_gradients(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
 
     def update(self, norm: float | None) -> None:
         """Clip, step, average."""
@@ -314,8 +315,8 @@ class _State(Generic[Model]):
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        else:
-            self.ways.step(self.optimizer)
+        elif not self.ways.step(self.optimizer):
+            raise NonFiniteError(_failed("gradient's norm", "not finite", self.step, "DeepSpeed does not say where"))
         if self.ema:
             self.ema.update()
         self.step += 1
@@ -361,11 +362,12 @@ class _State(Generic[Model]):
             raise ConfigError(
                 f"{found.path} is of another model: {len(odd)} tensors differ, {odd[0]!r} first. Name another folder."
             )
-        wrong = [name for name, value in weights.items() if value.shape != self.tensors[name].shape]
+        shapes = {name: self.ways.shape(value) for name, value in self.tensors.items()}
+        wrong = [name for name, value in weights.items() if value.shape != shapes[name]]
         if wrong:
             raise ConfigError(
                 f"{found.path} is of another model: {wrong[0]!r} is {list(weights[wrong[0]].shape)} there and "
-                f"{list(self.tensors[wrong[0]].shape)} here. Name another folder."
+                f"{list(shapes[wrong[0]])} here. Name another folder."
             )
         with torch.no_grad():
             for name, value in weights.items():
@@ -373,8 +375,7 @@ class _State(Generic[Model]):
             if self.ema and meta["ema_updates"] is not None:
                 self.ema.updates = meta["ema_updates"]
                 for name, value in found.tensors("ema").items():
-                    mean = self.ema.average[name]
-                    mean.copy_(place(value, mean))
+                    self.ema.average[name].copy_(place(value, self.tensors[name]))
         self.ways.load_state(self.optimizer, self.parameters, found.tensors("optimizer"), meta["optimizer"])
         if self.scaler and meta["scaler"]:
             self.scaler.load_state_dict(meta["scaler"])
