@@ -1,10 +1,10 @@
 """One training step of the U-Net of Stable Diffusion 1.5, lienzo beside diffusers, in one run, pair by pair.
 
-    python benchmarks/training_step.py [--pairs 5] [--size 64] [--tiny]
+    python benchmarks/training_step.py [--pairs 3] [--steps 2] [--size 64] [--tiny]
 
 Forward, backward, clipped gradients and AdamW in fp32 at batch 1. Diffusers' side is the step of its own text-to-image
-example; lienzo's is that of `lienzo.training.loop`. Each library lives in a process of its own, and the two take turns.
-At full size each process needs about 16 GB.
+example; lienzo's is that of `lienzo.training.loop`. The two take turns, each time in a fresh process, since at full size
+one alone needs about 16 GB: one step to warm up, then some that count.
 """
 
 import argparse
@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,12 @@ SHAPES: dict[bool, dict[str, Any]] = {
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def diffusers_step(shape: dict[str, Any], size: int) -> Callable[[], None]:
-    """As in examples/text_to_image/train_text_to_image.py."""
+class Enough(Exception):  # noqa: N818 (no error)
+    """Enough steps are done."""
+
+
+def diffusers_steps(shape: dict[str, Any], size: int, begin: Callable[[], None]) -> None:
+    """As in examples/text_to_image/train_text_to_image.py, until `begin` raises."""
     import diffusers
     import torch
     import torch.nn.functional as F
@@ -44,8 +49,8 @@ def diffusers_step(shape: dict[str, Any], size: int) -> Callable[[], None]:
     scheduler = diffusers.DDPMScheduler(**SCHEDULE)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-5, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
     latents, context = torch.randn(1, 4, size, size), torch.randn(1, 77, shape["cross_attention_dim"])
-
-    def step() -> None:
+    while True:
+        begin()
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, 1000, (1,)).long()
         noisy = scheduler.add_noise(latents, noise, timesteps)
@@ -57,13 +62,9 @@ def diffusers_step(shape: dict[str, Any], size: int) -> Callable[[], None]:
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
 
-
-def lienzo_steps(shape: dict[str, Any], size: int) -> Callable[[], None]:
-    """The loop itself, which is asked for one more step each time."""
-    import threading
-
+def lienzo_steps(shape: dict[str, Any], size: int, begin: Callable[[], None]) -> None:
+    """The loop itself, until `begin` raises."""
     import torch
     from torch import nn
 
@@ -81,97 +82,62 @@ def lienzo_steps(shape: dict[str, Any], size: int) -> Callable[[], None]:
 
     torch.manual_seed(0)
     latents, context = torch.randn(1, 4, size, size), torch.randn(1, 77, shape["cross_attention_dim"])
-    asked, done = threading.Semaphore(0), threading.Semaphore(0)
-    started = False
 
-    def batch(share: Share) -> CaptionedLatents:  # the loop asks for the next batch when a step is done
-        nonlocal started
-        if started:
-            done.release()
-        started = True
-        asked.acquire()
+    def batch(share: Share) -> CaptionedLatents:  # the loop asks for one when a step begins
+        begin()
         return CaptionedLatents(latents=latents, context=context)
 
     config = TrainConfig(run=RunConfig(steps=10**6, batch_size=1, ema=None, save_every=10**6))
-    schedule = Schedule(ScheduleConfig(**SCHEDULE))
-    folder = Path(tempfile.mkdtemp())
-    threading.Thread(
-        target=train, args=(Model(), diffusion_loss(schedule), batch, config, folder), daemon=True
-    ).start()  # fmt: skip
-
-    def step() -> None:
-        asked.release()
-        done.acquire()
-
-    return step
+    with tempfile.TemporaryDirectory() as folder:
+        train(Model(), diffusion_loss(Schedule(ScheduleConfig(**SCHEDULE))), batch, config, Path(folder))
 
 
-def work(library: str, tiny: bool, size: int) -> None:
-    """Obey commands from standard input, one a line; answer each with one line of JSON."""
-    shape = SHAPES[tiny]
-    step = (diffusers_step if library == "diffusers" else lienzo_steps)(shape, size)
-    for line in sys.stdin:
-        if line.strip() == "step":
-            began = time.perf_counter()
-            step()
-            answer = time.perf_counter() - began
-        else:
-            answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps(answer), flush=True)
+def work(library: str, options: argparse.Namespace) -> None:
+    """Print what one process measured: seconds of each step, and the largest resident size in GB."""
+    began: list[float] = []
+
+    def begin() -> None:
+        began.append(time.perf_counter())
+        if len(began) > 1 + options.steps:
+            raise Enough
+
+    with suppress(Enough):
+        (diffusers_steps if library == "diffusers" else lienzo_steps)(SHAPES[options.tiny], options.size, begin)
+    steps = [end - start for start, end in pairwise(began)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"steps": steps[1:], "peak": peak}))
 
 
-class Worker:
-    def __init__(self, library: str, options: argparse.Namespace) -> None:
-        command = [sys.executable, "-W", "ignore", __file__, "--worker", library, "--size", str(options.size)]
-        self.process = subprocess.Popen(
-            command + ["--tiny"] * options.tiny, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def ask(self, what: str) -> float:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(what + "\n")
-        self.process.stdin.flush()
-        return float(json.loads(self.process.stdout.readline()))
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
+def measure(library: str) -> dict[str, Any]:
+    """Run this script again as one library's process, with the same options."""
+    command = [sys.executable, "-W", "ignore", __file__, "--worker", library, *sys.argv[1:]]
+    return dict(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=3, help="processes of each library (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=2, help="measured in every process (default: %(default)s)")
     parser.add_argument("--size", type=int, default=64, help="side of the latents (default: %(default)s)")
     parser.add_argument("--tiny", action="store_true", help="a small network, to try the script")
-    parser.add_argument("--in-turn", action="store_true", help="one process at a time, where memory is short")
     parser.add_argument("--worker", choices=LIBRARIES, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
     if options.worker:
-        work(options.worker, options.tiny, options.size)
+        work(options.worker, options)
         return
-    times: dict[str, list[float]] = {name: [] for name in LIBRARIES}
-    peaks: dict[str, float] = {}
-    if options.in_turn:
-        for name in LIBRARIES:
-            worker = Worker(name, options)
-            worker.ask("step")
-            times[name] = [worker.ask("step") for _ in range(options.pairs)]
-            peaks[name] = worker.ask("memory")
-            worker.stop()
-    else:
-        workers = {name: Worker(name, options) for name in LIBRARIES}
-        for name in LIBRARIES:
-            workers[name].ask("step")
-        for i in range(options.pairs):
-            for name in LIBRARIES if i % 2 else LIBRARIES[::-1]:
-                times[name].append(workers[name].ask("step"))
-        for name in LIBRARIES:
-            peaks[name] = workers[name].ask("memory")
-            workers[name].stop()
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in LIBRARIES}
+    for i in range(options.pairs):
+        for name in LIBRARIES if i % 2 == 0 else LIBRARIES[::-1]:
+            result = measure(name)
+            found[name].append(result)
+            steps = ", ".join(f"{seconds:.3f}" for seconds in result["steps"])
+            print(f"{name:10} {steps} s   peak {result['peak']:.2f} GB", flush=True)
+    times = {name: [statistics.median(r["steps"]) for r in results] for name, results in found.items()}
     ratios = [a / b for a, b in zip(times["diffusers"], times["lienzo"], strict=True)]
-    for name in LIBRARIES:
-        print(f"{name:10} {statistics.median(times[name]):8.3f} s a step   peak {peaks[name]:.2f} GB")
+    print("\nin all")
+    for name, results in found.items():
+        peak = max(r["peak"] for r in results)
+        print(f"{name:10} median {statistics.median(times[name]):.3f} s a step   peak {peak:.2f} GB")
     print(f"diffusers / lienzo: median {statistics.median(ratios):.2f}  ({', '.join(f'{r:.2f}' for r in ratios)})")
 
 
