@@ -21,7 +21,7 @@ types: $(VENV)/dev.done
 	$(BIN)/mypy
 
 unit: $(VENV)/dev.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 benchmark: $(VENV)/dev.done
 	$(BIN)/python benchmarks/against_diffusers.py
