@@ -185,11 +185,12 @@ def test_deepspeed_stops_on_a_gradient_that_is_not_finite(runs: Path) -> None:
         ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, {}, r"offload_param.device"),
         ({"zero_optimization": {"stage": 2}}, {"optimizer": {"name": "adafactor"}}, r'has to be "adamw"'),
         ({"zero_optimization": {"stage": 2}}, {"run": {"precision": "fp16"}}, r'got "adamw" and "fp16"'),
+        ([], {}, r"is no JSON object"),
         (None, {}, r"cannot be read as JSON"),
     ],
 )
 def test_what_deepspeed_is_told(
-    tmp_path: Path, given: dict[str, Any] | None, sections: dict[str, Any], says: str
+    tmp_path: Path, given: dict[str, Any] | list[Any] | None, sections: dict[str, Any], says: str
 ) -> None:
     file = tmp_path / "zero.json"
     file.write_text("{" if given is None else json.dumps(given))

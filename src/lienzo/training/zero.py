@@ -39,6 +39,8 @@ def read(path: Path, config: TrainConfig, world: int) -> dict[str, Any]:
         given = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"distributed.deepspeed: {path} cannot be read as JSON: {error}.") from None
+    if not isinstance(given, dict):
+        raise ConfigError(f"distributed.deepspeed: {path} is no JSON object: it has to begin with {{.")
     ours: dict[str, Any] = {
         "train_batch_size": run.batch_size,
         "train_micro_batch_size_per_gpu": run.batch_size // (world * run.accumulate),
@@ -54,9 +56,9 @@ def read(path: Path, config: TrainConfig, world: int) -> dict[str, Any]:
     if "optimizer" in given or "scheduler" in given:
         raise ConfigError(f"{path}: optimizer and scheduler are the recipe's; leave them out there.")
     for key in PRECISIONS:
-        if given.pop(key, {}).get("enabled", False) not in (False, "auto"):
+        if (given.pop(key, None) or {}).get("enabled", False) not in (False, "auto"):
             raise ConfigError(f"{path}: {key} is enabled, but the recipe says run.precision. Leave {key} out there.")
-    zero = given.get("zero_optimization", {})
+    zero = given.get("zero_optimization") or {}
     if zero.get("stage", 0) not in STAGES:
         raise ConfigError(
             f"{path}: zero_optimization.stage is {zero.get('stage', 0)!r}; 1, 2 and 3 are supported. "
@@ -65,7 +67,7 @@ def read(path: Path, config: TrainConfig, world: int) -> dict[str, Any]:
     if zero["stage"] == 3 and run.compile:
         raise ConfigError(f"{path}: ZeRO 3 and run.compile do not go together. Leave one out, or take stage 2.")
     for key in ("offload_optimizer", "offload_param"):
-        if zero.get(key, {}).get("device") == "nvme":
+        if (zero.get(key) or {}).get("device") == "nvme":
             raise ConfigError(f'{path}: zero_optimization.{key}.device is "nvme"; "cpu" and "none" are supported.')
     if config.optimizer.name != "adamw" or run.precision == "fp16":
         raise ConfigError(
