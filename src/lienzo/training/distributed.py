@@ -46,6 +46,12 @@ def start() -> None:
         dist.init_process_group("nccl" if device().type == "cuda" else "gloo")
 
 
+def stop() -> None:
+    """Leave the processes that `torchrun` started; alone, do nothing."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def rank() -> int:
     """This process's number, 0 where it is alone."""
     return dist.get_rank() if dist.is_initialized() else 0

@@ -151,6 +151,7 @@ def run(
                     trained=trained, use=job.use, facts=job.facts,
                 )  # fmt: skip
         distributed.barrier()
+    distributed.stop()
     return Made(product=product, use=job.use, trained=trained)
 
 
