@@ -91,7 +91,7 @@ def test_a_dump_reads_back(base: str, unet: dict[str, Any]) -> None:
     import tomllib
 
     recipe = Recipe[DataConfig](
-        kind="full",
+        kind="scratch-unet",
         data=DataConfig(source=Path("x")),
         model=ModelConfig(base=base, unet=unet),
         run=RunConfig(ema=None),
