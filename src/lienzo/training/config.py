@@ -375,6 +375,13 @@ class Recipe(TrainConfig, Generic[Data]):
             for name, kinds in names.items():
                 if self.kind not in kinds and getattr(given, name) != type(given).model_fields[name].default:
                     raise ValueError(f"{section}.{name} is for {' and '.join(kinds)}, not for kind = {self.kind!r}")
+        learns = (
+            self.kind == "textual_inversion"
+            or self.model.train_text_encoder
+            or (self.kind == "lora" and "text_encoder" in self.adapter.targets)
+        )
+        if self.optimizer.text_encoder_rate is not None and not learns:
+            raise ValueError("optimizer.text_encoder_rate would be ignored: no text encoder learns beside the U-Net")
 
 
 def read_recipe(path: Path, model: type[Read], overrides: Iterable[str] = ()) -> Read:

@@ -177,7 +177,7 @@ def _forget(log: Path, step: int) -> None:
     kept = []
     for line in log.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if step and json.loads(line)["step"] <= step:  # from the beginning, step 0 is looked at again
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue

@@ -76,6 +76,15 @@ def test_killed_and_run_again_it_comes_to_the_same(cities: Sets, tmp_path: Path)
     assert first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 
+def test_stopped_before_its_first_step_it_looks_once(cities: Sets, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "log.jsonl").write_text('{"step": 0, "validation/loss": 9.0}\n')
+    run(make_recipe("lora", *cities, out, run={"steps": 1, "batch_size": 2}))
+    before, after = recorded(out, "validation/loss")
+    assert before < 9 and after < 9
+
+
 def test_caches_change_nothing(cities: Sets, tmp_path: Path) -> None:
     """Read ahead and encoded, or taken from a cache that was filled, then opened again: the batches are the same."""
     kept = {"cache": tmp_path / "cache", "cache_latents": True, "cache_text": True}
@@ -176,6 +185,7 @@ def test_what_is_there_is_not_replaced(cities: Sets, tmp_path: Path) -> None:
         ("scratch-vae", {"loss": {"noise_offset": 0.1}}, "loss.noise_offset is for .*not for kind = 'scratch-vae'"),
         ("full", {"model": {"train_text_encoder": True}, "data": {"cache": "c", "cache_text": True}}, "data.cache_text"),
         ("full", {"loss": {"gamma": 3.0}}, "gamma would be ignored: it is for weighting = 'min_snr'"),
+        ("full", {"optimizer": {"text_encoder_rate": 1e-6}}, "no text encoder learns beside"),
         ("full", {"loss": {"prior_weight": 2.0}}, "would be ignored: there are no class pictures"),
         ("full", {"loss": {"masked": True}}, "Set both, or neither"),
         ("full", {"loss": {"prediction": "epsilon", "zero_terminal_snr": True}}, "zero_terminal_snr needs prediction"),
