@@ -9,6 +9,7 @@ from lienzo.evaluation import metrics
 from lienzo.evaluation.features import clip_features, text_features
 from lienzo.pipeline.generate import finished, generate
 from lienzo.pipeline.request import Request
+from lienzo.training import recipes
 from lienzo.training.config import Recipe
 from lienzo.training.data import DataConfig
 from lienzo.training.recipes import Job, Made, run, silent
@@ -21,6 +22,13 @@ AT_ONCE = 8
 def train(recipe: Recipe[DataConfig], telling: Callable[[], AbstractContextManager[Tell]] = silent) -> Made:
     """Train what a recipe says; `lienzo.training.recipes.run` with `watch.clip` and `watch.score_every` obeyed."""
     return run(recipe, telling=telling, score=score)
+
+
+def check(recipe: Recipe[DataConfig], tell: Tell = lambda what, done, of: None) -> tuple[Job[Any, Any], float]:
+    """`lienzo.training.recipes.check`, and whether the scores that are asked for can be had."""
+    job, loss = recipes.check(recipe, tell)
+    score(job, recipe)
+    return job, loss
 
 
 def score(job: Job[Any, Any], recipe: Recipe[DataConfig]) -> Callable[[Any], Mapping[str, float]] | None:

@@ -25,6 +25,10 @@ Exit codes: 0, done; 1, it could not be finished (not enough memory, NaN; `docto
 2, it cannot be done as asked (an option, a picture, a model, an output file); 130, stopped with Ctrl-C.
 Whatever the exit code, no half-written file stays.
 """
+LESS_MEMORY = {
+    "generate": "Ask for a smaller --size, a smaller --batch or --dtype fp16, or use --vae-tiling.",
+    "train": "Set run.accumulate to 2 or more, run.checkpointing=true, or a smaller run.batch_size or data.resolution.",
+}
 
 
 class Lienzo(click.Group):
@@ -57,10 +61,7 @@ class Lienzo(click.Group):
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
-            fail(
-                "Not enough memory. Ask for a smaller --size, a smaller --batch or --dtype fp16, or use --vae-tiling.",
-                1,
-            )
+            fail(f"Not enough memory. {LESS_MEMORY.get(ctx.invoked_subcommand or '', LESS_MEMORY['generate'])}", 1)
 
 
 @click.group(

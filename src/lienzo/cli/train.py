@@ -41,7 +41,7 @@ def train(recipe: Path, overrides: tuple[str, ...], dry_run: bool, print_recipe:
         click.echo(dump(settings), nl=False)
         return
     if dry_run:
-        from lienzo.training.recipes import check
+        from lienzo.trainer import check
 
         with _told() as tell:
             job, loss = check(settings, tell)
@@ -65,6 +65,8 @@ def _told() -> "Iterator[Tell]":
 def _plan(recipe: "Recipe[Any]", job: "Job[Any, Any]", loss: float) -> list[tuple[str, str]]:
     from collections import Counter
 
+    from lienzo.training.recipes import notes
+
     learned = sum(p.numel() for p in job.model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in job.model.parameters() if not p.requires_grad)
     records, run = job.dataset.records, recipe.run
@@ -77,7 +79,7 @@ def _plan(recipe: "Recipe[Any]", job: "Job[Any, Any]", loss: float) -> list[tupl
         ("pictures", f"{len(records)} ({', '.join(f'{n} of {size}' for size, n in sorted(buckets.items()))})"),
         *([("class pictures", str(len(job.dataset.prior)))] if job.dataset.prior else []),
         *([("validation", f"{len(job.validation.records)} pictures")] if job.validation else []),
-        *(("note", plain(sentence)) for sentence in job.dataset.notes),
+        *(("note", plain(sentence)) for sentence in notes(recipe, job)),
         (
             "steps",
             f"{run.steps} of {run.batch_size}: {run.steps * run.batch_size / max(1, drawn):.1f} times all pictures",

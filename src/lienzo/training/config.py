@@ -276,6 +276,13 @@ class LossConfig(Section):
                 "zero_terminal_snr needs prediction 'v_prediction' or 'sample': from pure noise, predicting the noise says "
                 "nothing about the picture"
             )
+        for name, other, wanted in (
+            ("huber_c", "kind", "huber"),
+            ("huber_schedule", "kind", "huber"),
+            ("gamma", "weighting", "min_snr"),
+        ):
+            if getattr(self, other) != wanted and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} would be ignored: it is for {other} = {wanted!r}")
         return self
 
 
@@ -368,6 +375,13 @@ class Recipe(TrainConfig, Generic[Data]):
             for name, kinds in names.items():
                 if self.kind not in kinds and getattr(given, name) != type(given).model_fields[name].default:
                     raise ValueError(f"{section}.{name} is for {' and '.join(kinds)}, not for kind = {self.kind!r}")
+        learns = (
+            self.kind == "textual_inversion"
+            or self.model.train_text_encoder
+            or (self.kind == "lora" and "text_encoder" in self.adapter.targets)
+        )
+        if self.optimizer.text_encoder_rate is not None and not learns:
+            raise ValueError("optimizer.text_encoder_rate would be ignored: no text encoder learns beside the U-Net")
 
 
 def read_recipe(path: Path, model: type[Read], overrides: Iterable[str] = ()) -> Read:
@@ -381,8 +395,10 @@ def read_recipe(path: Path, model: type[Read], overrides: Iterable[str] = ()) ->
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The recipe {path} cannot be read: {error}.") from None
+    except OSError as error:
+        raise ConfigError(f"The recipe {path} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"The recipe {path} cannot be read: it is no UTF-8 text.") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML: {error}.") from None
     for override in overrides:
@@ -468,6 +484,16 @@ def _toml(value: Any) -> str:
             return repr(value)
 
 
+EXPECTED = {
+    "model_type": "expected a section, a table of settings",
+    "dict_type": "expected a table of settings",
+    "path_type": "expected a path, a text in quotation marks",
+    "string_type": "expected a text in quotation marks",
+    "tuple_type": 'expected a list, say ["this", "that"]',
+}
+"""Where pydantic's words are Python's."""
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Pydantic's findings as sentences: which setting, what was got, what is allowed."""
     lines = []
@@ -482,8 +508,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         elif found["type"] == "literal_error" and isinstance(got, str):
             allowed = [word.strip("' ") for word in found["ctx"]["expected"].replace(" or ", ", ").split(", ")]
             lines.append(f"{name}: got {got!r}; there is no such choice. {nearest(got, allowed)}")
+        elif found["type"] == "value_error" and isinstance(got, Mapping):  # of settings that do not go together
+            lines.append(f"{name}: {found['ctx']['error']}." if name else f"{found['ctx']['error']}.")
         else:
             said = str(found["ctx"]["error"]) if found["type"] == "value_error" else found["msg"]
+            said = EXPECTED.get(found["type"], said)
             shown = repr(got)
             lines.append(
                 f"{name}: got {shown if len(shown) <= 80 else shown[:77] + '...'}; {said}." if name else f"{said}."

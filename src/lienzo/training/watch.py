@@ -1,7 +1,6 @@
 """What one sees of a run: a progress bar, a JSON Lines log, TensorBoard, sample sheets, validation, energy."""
 
 import json
-import math
 import os
 import resource
 import sys
@@ -63,14 +62,14 @@ class Watcher:
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn(
-                "{task.percentage:>3.0f}%  step {task.fields[step]}  loss {task.fields[loss]:.4f}  "
+                "{task.percentage:>3.0f}%  step {task.fields[step]}  loss {task.fields[loss]}  "
                 "{task.fields[speed]:.1f} samples/s  {task.fields[memory]:.1f} GB"
             ),
             TimeRemainingColumn(),
             console=console,
             disable=not (console.is_terminal and speaks),
         )
-        self._task = self._bar.add_task("training", total=1.0, loss=math.nan, step=step, speed=0.0, memory=memory())
+        self._task = self._bar.add_task("training", total=1.0, loss="-", step=step, speed=0.0, memory=memory())
         if speaks:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +98,7 @@ class Watcher:
         self._losses.append(loss)
         mean = sum(self._losses) / len(self._losses)
         self._bar.update(
-            self._task, completed=progress, loss=mean, step=step, speed=self._speed(), memory=memory()
+            self._task, completed=progress, loss=f"{mean:.4f}", step=step, speed=self._speed(), memory=memory()
         )  # fmt: skip
 
     def line(self, step: int, seconds: float, **figures: float) -> None:
@@ -178,7 +177,7 @@ def _forget(log: Path, step: int) -> None:
     kept = []
     for line in log.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if step and json.loads(line)["step"] <= step:  # from the beginning, step 0 is looked at again
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue

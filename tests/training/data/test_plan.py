@@ -168,7 +168,7 @@ def test_a_batch_is_a_pure_function_of_the_step(shapes: list[tuple[int, int]], s
 
 def test_a_batch_that_cannot_be_shared() -> None:
     made = plan(dataset([(64, 64)]), 4)
-    with pytest.raises(ConfigError, match="a batch of 4 cannot be shared by 3"):
+    with pytest.raises(ConfigError, match=r"run\.batch_size is 4, which cannot be divided into 3"):
         made.batch_at(0, 0, 3)
     with pytest.raises(ConfigError, match="1 or more"):
         plan(dataset([(64, 64)]), 0)

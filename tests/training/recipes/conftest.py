@@ -42,7 +42,7 @@ def make_recipe(
     defaults: dict[str, dict[str, Any]] = {
         "model": {"out": out},
         "run": {"steps": 30, "save_every": 1000, "batch_size": 4},
-        "schedule": {"warmup": 5},
+        "schedule": {"warmup": min(5, changes.get("run", {}).get("steps", 30))},
         "watch": {"validate_every": 1000, "sample_every": 1000, "sample_steps": 2, "prompts": ["a city"]},
     }
     sections = {name: {**defaults.get(name, {}), **changes.get(name, {})} for name in defaults | changes}

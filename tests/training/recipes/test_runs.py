@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from lienzo.cli import lienzo
 from lienzo.errors import ConfigError, OutputError
 from lienzo.training.config import dump
-from lienzo.training.recipes import check, prepare, run
+from lienzo.training.recipes import check, notes, prepare, run
 from lienzo.training.share import Share
 from training.recipes.conftest import make_recipe, recorded
 
@@ -76,6 +76,15 @@ def test_killed_and_run_again_it_comes_to_the_same(cities: Sets, tmp_path: Path)
     assert first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 
+def test_stopped_before_its_first_step_it_looks_once(cities: Sets, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "log.jsonl").write_text('{"step": 0, "validation/loss": 9.0}\n')
+    run(make_recipe("lora", *cities, out, run={"steps": 1, "batch_size": 2}))
+    before, after = recorded(out, "validation/loss")
+    assert before < 9 and after < 9
+
+
 def test_caches_change_nothing(cities: Sets, tmp_path: Path) -> None:
     """Read ahead and encoded, or taken from a cache that was filled, then opened again: the batches are the same."""
     kept = {"cache": tmp_path / "cache", "cache_latents": True, "cache_text": True}
@@ -116,20 +125,47 @@ def test_broken_pictures_are_told_and_skipped(cities: Sets, tmp_path: Path) -> N
     recipe = written(tmp_path, folder, run={"steps": 1, "batch_size": 2})
     code, output = invoke(recipe, "--dry-run")
     assert code == 0 and "4 (4 of 64x64)" in output and "2 skipped: 2 broken" in output
-    assert invoke(recipe)[0] == 0
+    code, output = invoke(recipe)
+    assert code == 0 and "Warning: 2 skipped: 2 broken" in output
     report = json.loads((tmp_path / "run/adapter/data-report.json").read_text())
     assert report["skipped"]["reasons"] == {"broken": 2}
-    assert "| skipped | 2 |" in (tmp_path / "run/adapter/README.md").read_text()
+    card = (tmp_path / "run/adapter/README.md").read_text()
+    assert "| skipped | 2 |" in card and "2 skipped: 2 broken" in card and "| licences | not given (4) |" in card
 
 
 def test_going_on_with_other_data_is_told(cities: Sets, tmp_path: Path) -> None:
-    run(make_recipe("lora", cities[0], None, tmp_path / "run", run={"steps": 1, "batch_size": 2}))
-    changed = make_recipe("lora", cities[1], None, tmp_path / "run", run={"steps": 2, "batch_size": 2})
+    warm = {"schedule": {"warmup": 1}}
+    first = run(
+        make_recipe("lora", cities[0], None, tmp_path / "run", run={"steps": 1, "batch_size": 2}, **warm)
+    ).product
+    began = json.loads((tmp_path / "run/run.json").read_text())["data"]
+    assert "earlier in this run" not in (first / "README.md").read_text()
+    changed = make_recipe("lora", cities[1], None, tmp_path / "run", run={"steps": 2, "batch_size": 2}, **warm)
     with pytest.warns(UserWarning, match="data changed|data.sources was"):
         run(changed)
-    other = make_recipe("full", cities[0], None, tmp_path / "run", run={"steps": 1, "batch_size": 2})
+    assert f"| training data, earlier in this run |  | `{began}` |" in (first / "README.md").read_text()
+    with pytest.warns(UserWarning, match=r"had done 2 steps already, more than run.steps = 1"):
+        run(make_recipe("lora", cities[1], None, tmp_path / "run", run={"steps": 1, "batch_size": 2}, **warm))
+    other = make_recipe("full", cities[0], None, tmp_path / "run", run={"steps": 1, "batch_size": 2}, **warm)
     with pytest.raises(ConfigError, match="holds a run of kind 'lora'"):
         run(other)
+
+
+def test_notes_before_training(cities: Sets, tmp_path: Path) -> None:
+    """Pictures that are held out of nothing, and a warm-up that never ends."""
+    recipe = make_recipe(
+        "lora", cities[0], cities[0], tmp_path / "run", run={"steps": 2, "batch_size": 2}, schedule={"warmup": 500}
+    )
+    said = notes(recipe, check(recipe)[0])
+    assert any("24 of 24 validation pictures are among those trained on" in sentence for sentence in said)
+    assert any("the learning rate never gets to 0.0001" in sentence for sentence in said)
+    recipe = make_recipe("lora", *cities, tmp_path / "run", run={"steps": 2, "batch_size": 2})
+    assert notes(recipe, check(recipe)[0]) == ()
+
+
+def test_a_run_within_its_data_is_refused(cities: Sets) -> None:
+    with pytest.raises(ConfigError, match="would become data"):
+        check(make_recipe("lora", *cities, cities[1] / "run"))
 
 
 def test_what_is_there_is_not_replaced(cities: Sets, tmp_path: Path) -> None:
@@ -148,6 +184,9 @@ def test_what_is_there_is_not_replaced(cities: Sets, tmp_path: Path) -> None:
         ("full", {"adapter": {"rank": 4}}, "adapter.rank is for lora, not for kind = 'full'"),
         ("scratch-vae", {"loss": {"noise_offset": 0.1}}, "loss.noise_offset is for .*not for kind = 'scratch-vae'"),
         ("full", {"model": {"train_text_encoder": True}, "data": {"cache": "c", "cache_text": True}}, "data.cache_text"),
+        ("full", {"loss": {"gamma": 3.0}}, "gamma would be ignored: it is for weighting = 'min_snr'"),
+        ("full", {"optimizer": {"text_encoder_rate": 1e-6}}, "no text encoder learns beside"),
+        ("full", {"loss": {"prior_weight": 2.0}}, "would be ignored: there are no class pictures"),
         ("full", {"loss": {"masked": True}}, "Set both, or neither"),
         ("full", {"loss": {"prediction": "epsilon", "zero_terminal_snr": True}}, "zero_terminal_snr needs prediction"),
         ("full", {"model": {"base": "no-such-thing"}}, "No model|No such"),
@@ -159,6 +198,7 @@ def test_what_is_there_is_not_replaced(cities: Sets, tmp_path: Path) -> None:
         ("scratch-clip", {}, "needs the shapes of both sides"),
         ("scratch-unet", {"model": {"text_encoder": {"hidden_size": 64}}}, "train_text_encoder=true"),
         ("scratch-unet", {"model": {"unet": {"in_channels": 5}}}, "model.unet.in_channels: got 5"),
+        ("scratch-unet", {"model": {"tokenizer": 20}}, "which knows only its own"),
         ("scratch-unet", {"model": {"vae": "nowhere"}}, "No folder nowhere"),
         ("scratch-vae", {"model": {"vae": {"block_out_channels": "wide"}}}, "block_out_channels"),
         ("full", {"run": {"batch_size": 4, "accumulate": 3}}, "batch"),

@@ -121,11 +121,13 @@ class Dataset:
         """What is worth knowing before training on it, a sentence each."""
         count = len(self.records)
         bare = sum(not r.captions for r in self.records)
+        unmasked = sum(r.mask is None for r in self.records) if self.config.masks else 0
         enlarged = sum(r.width < r.bucket[0] or r.height < r.bucket[1] for r in self.records)
         reasons = Counter(s.reason for s in self.skipped).most_common()
         told = [
             (len(self.skipped), f"{len(self.skipped)} skipped: {', '.join(f'{n} {why}' for why, n in reasons)}."),
             (bare, f"{bare} of {count} pictures have no caption and are learned with the empty one."),
+            (unmasked, f"{unmasked} of {count} pictures have no mask, so that all of them counts."),
             (enlarged, f"{enlarged} of {count} pictures are smaller than what they are trained at, and are enlarged."),
         ]
         return tuple(sentence for number, sentence in told if number)
@@ -255,7 +257,8 @@ def _check_columns(config: DataConfig, entries: Sequence[Entry]) -> None:
     there = {column for entry in entries for row in entry.rows for column in row}
     for name in config.captions or ():
         if entries and name not in there:
-            raise DataError(f"captions: got {name!r}; no row has such a column. {nearest(name, there)}")
+            has = nearest(name, there) if there else "There are no tables and no .json files: leave captions out."
+            raise DataError(f"captions: got {name!r}; no row has such a column. {has}")
 
 
 def _clean(text: str) -> str:

@@ -73,7 +73,8 @@ class Plan:
         """
         if self.batch_size % world:
             raise ConfigError(
-                f"a batch of {self.batch_size} cannot be shared by {world} processes. Choose a multiple of {world}."
+                f"run.batch_size is {self.batch_size}, which cannot be divided into {world} equal parts (processes times "
+                f"run.accumulate). Choose a multiple of {world}."
             )
         share = self.batch_size // world
         places = range(rank * share, (rank + 1) * share)

@@ -133,7 +133,8 @@ def find(path: Path) -> Found:
         elif path.is_file():
             _file(finds, path)
         else:
-            raise DataError(f"{path}: no such folder or file.")
+            seen = "" if path.is_absolute() else f" It was looked for in {Path.cwd()}."
+            raise DataError(f"{path}: no such folder or file.{seen}")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     finds.entries.sort(key=lambda entry: entry.key)

@@ -32,7 +32,7 @@ from lienzo.training.share import Share
 from lienzo.training.watch import Hooks
 from lienzo.weights.save import placed
 
-__all__ = ["Job", "Made", "ScoreOf", "check", "prepare", "read", "run", "silent"]
+__all__ = ["Job", "Made", "ScoreOf", "check", "notes", "prepare", "read", "run", "silent"]
 
 RUN = "run.json"
 ScoreOf = Callable[[Job[Any, Any], Recipe[DataConfig]], Callable[[Any], Mapping[str, float]] | None]
@@ -69,6 +69,7 @@ def prepare(recipe: Recipe[DataConfig], stack: ExitStack, tell: Tell = lambda wh
         InputError: data or settings that cannot be used.
         WeightsError: a model that cannot be loaded.
     """
+    _apart(recipe)
     base = base_of(recipe) if recipe.kind in ("full", "lora", "dreambooth", "textual_inversion") else None
     if recipe.classes.prompt is not None:
         assert base is not None
@@ -86,14 +87,42 @@ def prepare(recipe: Recipe[DataConfig], stack: ExitStack, tell: Tell = lambda wh
             return denoiser(recipe, dataset, validation, base, tell, stack)
 
 
+def _apart(recipe: Recipe[DataConfig]) -> None:
+    """The run's sheets must not become pictures to train on.
+
+    Raises:
+        ConfigError: the run's folder lies in that of its data.
+    """
+    configs = [recipe.data, *([recipe.validation] if recipe.validation else [])]
+    sources = [source for config in configs for source in (*config.sources, *([config.prior] if config.prior else []))]
+    out = recipe.model.out.resolve()
+    for source in sources:
+        if out.is_relative_to(source.path.resolve()):
+            raise ConfigError(
+                f"model.out: {recipe.model.out} lies in {source.path}, so that the run's own sample sheets would become data. "
+                "Name a folder beside it."
+            )
+
+
 def _validation(recipe: Recipe[DataConfig], tell: Tell) -> Dataset | None:
     if recipe.validation is None:
         return None
     return load_data(recipe.validation, lambda done, of: tell("reading validation pictures", done, of))
 
 
+def notes(recipe: Recipe[DataConfig], job: Job[Any, Any]) -> tuple[str, ...]:
+    """What is worth knowing before the training, a sentence each."""
+    warmup, steps = recipe.schedule.warmup, recipe.run.steps
+    slow = (
+        f"schedule.warmup = {warmup} is more than run.steps = {steps}: the learning rate never gets to "
+        f"{recipe.optimizer.learning_rate:g}. Shorten the warm-up, to {steps // 10} say."
+    )
+    return (*job.notes, *([slow] if warmup > steps else []))
+
+
 def check(recipe: Recipe[DataConfig], tell: Tell = lambda what, done, of: None) -> tuple[Job[Any, Any], float]:
-    """Everything but training: the job, and the loss of its first batch. Nothing is written but caches.
+    """Everything but training: the job, and the loss of its first batch. Nothing is written but caches and class
+    pictures.
 
     Raises: as `run` does.
     """
@@ -129,7 +158,7 @@ def run(
         OutputError: something could not be written; likewise.
 
     Warns:
-        UserWarning: a run that goes on with other data or settings than it began with.
+        UserWarning: a run that goes on with other data or settings than it began with; what `notes` says.
     """
     distributed.start()
     out, first = recipe.model.out, distributed.rank() == 0
@@ -138,25 +167,33 @@ def run(
             job = prepare(recipe, stack, tell)
             product = out / job.product
             if first:
-                _claim(out, product, recipe, job)
+                for sentence in notes(recipe, job):
+                    warnings.warn(sentence, stacklevel=2)
+                before = _claim(out, product, recipe, job)
                 job.fill()
             distributed.barrier()
             hooks = Hooks(validate=job.validate, sample=job.sample, score=score(job, recipe))
         trained = train(job.model, job.loss, job.batch, recipe, out, hooks)
         if first:
+            if trained.steps > recipe.run.steps:
+                warnings.warn(
+                    f"The run in {out} had done {trained.steps} steps already, more than run.steps = {recipe.run.steps}. None was "
+                    "taken back.",
+                    stacklevel=2,
+                )
             with placed(product) as folder:
                 job.write(trained.weights, folder)
-                write_card(
-                    folder, recipe, dataset=job.dataset, validation=job.validation, parents=job.parents,
-                    trained=trained, use=job.use, facts=job.facts,
-                )  # fmt: skip
+                write_card(folder, recipe, job=job, trained=trained, before=before)
         distributed.barrier()
     distributed.stop()
     return Made(product=product, use=job.use, trained=trained)
 
 
-def _claim(out: Path, product: Path, recipe: Recipe[DataConfig], job: Job[Any, Any]) -> None:
-    """Say in the folder whose run it is; warn where it goes on with other things than it began with.
+def _claim(out: Path, product: Path, recipe: Recipe[DataConfig], job: Job[Any, Any]) -> list[dict[str, str]]:
+    """Say in the folder whose run it is; warn where it goes on with other things than it had.
+
+    Returns:
+        What was otherwise before, by digest.
 
     Raises:
         ConfigError: it holds another kind of run.
@@ -168,24 +205,31 @@ def _claim(out: Path, product: Path, recipe: Recipe[DataConfig], job: Job[Any, A
         **{f"parent {parent.role}": parent.digest for parent in job.parents},
     }
     path = out / RUN
+    before: list[dict[str, str]] = []
     try:
         if path.exists():
             began = json.loads(path.read_text(encoding="utf-8"))
+            before = began.pop("before", [])
             if began["kind"] != recipe.kind:
                 raise ConfigError(
                     f"{out} holds a run of kind {began['kind']!r}, and this one is {recipe.kind!r}. Name another folder in model.out."
                 )
             changed = sorted(key for key in began.keys() | mine.keys() if began.get(key) != mine.get(key))
             if changed:
+                before.append({key: began[key] for key in changed if key in began})
                 warnings.warn(
-                    f"The run in {out} goes on, but not with what it began with: {', '.join(changed)} changed.",
-                    stacklevel=3,
+                    f"The run in {out} goes on, but not with what it had: {', '.join(changed)} changed.", stacklevel=3
                 )
         elif product.exists():
             raise OutputError(f"{product} exists already and is of no run. Name another folder in model.out.")
         out.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(mine, indent=2) + "\n")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise OutputError(f"The run's folder {out} cannot be used: {error}. Name another one in model.out.") from None
+        replace_text(path, json.dumps({**mine, **({"before": before} if before else {})}, indent=2) + "\n")
+    except ConfigError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"The run's folder {out} cannot be used: {error.strerror or error}. Name another one in model.out."
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OutputError(f"{path} is not what a run writes: {error}. Name another folder in model.out.") from None
+    return before

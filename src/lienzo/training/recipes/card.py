@@ -9,9 +9,9 @@ import torch
 
 from lienzo import __version__
 from lienzo.training.config import Recipe, dump
-from lienzo.training.data import Dataset, report
+from lienzo.training.data import report
 from lienzo.training.loop import Trained
-from lienzo.training.recipes.job import Parent
+from lienzo.training.recipes.job import Job
 from lienzo.training.watch import LOG
 
 CARD, REPORT, RECIPE = "README.md", "data-report.json", "recipe.toml"
@@ -30,34 +30,39 @@ def write_card(
     folder: Path,
     recipe: Recipe[Any],
     *,
-    dataset: Dataset,
-    validation: Dataset | None,
-    parents: Sequence[Parent],
+    job: Job[Any, Any],
     trained: Trained,
-    use: str,
-    facts: Mapping[str, Any],
+    before: Sequence[Mapping[str, str]],
 ) -> None:
-    """Write the card, the report and the recipe into a product's folder."""
-    found = report(dataset)
+    """Write the card, the report and the recipe into a product's folder.
+
+    Args:
+        before: other data and parents that the run was trained with on the way, by digest.
+    """
+    found = report(job.dataset)
+    validation = job.validation
     (folder / REPORT).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / RECIPE).write_text(dump(recipe), encoding="utf-8")
     sections = [
         _header(recipe),
-        f"# {recipe.model.out.name}\n\nThis is {KINDS[recipe.kind]}, made with lienzo {__version__}.\n\n{use}",
+        f"# {recipe.model.out.name}\n\nThis is {KINDS[recipe.kind]}, made with lienzo {__version__}.\n\n{job.use}",
         _table("Made from", ("what", "name", "SHA-256"), [
-            *((p.role, p.name, f"`{p.digest}`") for p in parents),
-            ("training data", f"{len(dataset.records)} pictures", f"`{dataset.digest}`"),
+            *((p.role, p.name, f"`{p.digest}`") for p in job.parents),
+            ("training data", f"{len(job.dataset.records)} pictures", f"`{job.dataset.digest}`"),
             *([("validation data", f"{len(validation.records)} pictures", f"`{validation.digest}`")] if validation else []),
+            *((f"{_role(key)}, earlier in this run", "", f"`{digest}`") for one in before for key, digest in one.items()),
         ]),
         _table("How", ("", ""), [
             ("steps", f"{trained.steps:,} of {recipe.run.batch_size} samples"),
+            ("weights", f"of the last step{', averaged (`run.ema`)' if recipe.run.ema is not None else ''}"),
             ("time in steps", _time(trained.seconds)),
             ("machine", _machine()),
             ("energy", _energy(trained.energy)),
-            *((name.replace("_", " "), _fact(value)) for name, value in facts.items()),
-        ]) + f"\n\nThe whole recipe is in [`{RECIPE}`]({RECIPE}); `lienzo train {RECIPE}` repeats it, given the same data.",
+            *((name.replace("_", " "), _fact(value)) for name, value in job.facts.items()),
+        ]) + f"\n\nThe whole recipe is in [`{RECIPE}`]({RECIPE}); `lienzo train {RECIPE} model.out=ANOTHER` repeats it, given the same "
+        "data.",
         _scores(recipe.model.out / LOG),
-        _data(found),
+        _data(found, job.notes),
         "## Limits\n\nNobody but the figures above has judged this model. It can show no more than its data and what it was made "
         "from, and repeats what is wrong or one-sided in them. No check of its pictures is part of it.",
     ]  # fmt: skip
@@ -72,11 +77,19 @@ def _header(recipe: Recipe[Any]) -> str:
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *escaped)]
     return "\n".join([f"## {title}", "", *lines])
 
 
+def _role(key: str) -> str:
+    """What `run.json` calls something -> what the card does."""
+    return "training data" if key == "data" else key.removeprefix("parent ")
+
+
 def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
@@ -93,7 +106,7 @@ def _energy(energy: Mapping[str, Any]) -> str:
 def _fact(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {_fact(v)}" for name, v in value.items())
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"`{value}`" if isinstance(value, str) else str(value)
 
 
 def _scores(log: Path) -> str:
@@ -106,18 +119,21 @@ def _scores(log: Path) -> str:
     if not seen:
         return "## Scores\n\nNone: the recipe has no `[validation]`."
     rows = [(name, f"{values[0]:.5g}", f"{values[-1]:.5g}") for name, values in seen.items()]
-    return _table("Scores", ("on pictures never trained on", "before", "after"), rows)
+    return _table("Scores", ("on the validation's pictures", "before", "after"), rows)
 
 
-def _data(found: Mapping[str, Any]) -> str:
+def _data(found: Mapping[str, Any], notes: Sequence[str]) -> str:
     captions, people, skipped = found["captions"], found["people"], found["skipped"]
-    licences = ", ".join(f"{name} ({count})" for name, count in found["licences"].items()) or "none is given"
+    licences = [f"{one['name']} ({one['pictures']})" for one in found["licences"]["given"]]
+    if missing := found["licences"]["not_given"]:
+        licences.append(f"not given ({missing})")
     rows = [
         ("pictures", f"{found['pictures']:,}"),
         ("captions", f"{captions['captions']:,}, {captions['without']} pictures without"),
         ("languages", ", ".join(f"{name} ({count})" for name, count in captions["languages"].items()) or "none"),
-        ("licences", licences),
+        ("licences", ", ".join(licences)),
         ("captions with words for people", f"{people['pictures']} pictures (an estimate)"),
         ("skipped", f"{skipped['count']}"),
     ]
-    return _table("Data", ("", ""), rows) + f"\n\nMore is in [`{REPORT}`]({REPORT})."
+    told = "".join(f"\n\n{sentence}" for sentence in notes)
+    return _table("Data", ("", ""), rows) + f"{told}\n\nMore is in [`{REPORT}`]({REPORT})."

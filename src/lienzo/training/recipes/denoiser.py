@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from lienzo.training.distributed import device
 from lienzo.training.losses import CaptionedLatents, Conditioned, diffusion_loss, validation_loss
 from lienzo.training.recipes.batches import Latents, Tell, held_out_latents
 from lienzo.training.recipes.job import Job, Parent, Weights, under
-from lienzo.training.recipes.networks import new_text_encoder, new_unet, tokenizer_for
+from lienzo.training.recipes.networks import DECIDED, new_text_encoder, new_unet, tokenizer_for
 from lienzo.training.recipes.sheets import sheet
 from lienzo.training.recipes.words import Words
 from lienzo.weights import DTYPES, load
@@ -94,6 +95,10 @@ def denoiser(
         raise ConfigError(
             f"loss.masked={str(recipe.loss.masked).lower()} and data.masks={str(dataset.config.masks).lower()} do not go "
             "together. Set both, or neither."
+        )
+    if recipe.loss.prior_weight != 1 and not dataset.prior:
+        raise ConfigError(
+            "loss.prior_weight would be ignored: there are no class pictures. Name their folder in data.prior."
         )
     if base is None:
         chosen = _scratch(recipe, dataset)
@@ -199,7 +204,7 @@ def _save_whole(recipe: DenoiserRecipe, bundle: Bundle, weights: Weights, folder
 def _use_model(recipe: DenoiserRecipe) -> str:
     folder = recipe.model.out / "model"
     return (
-        f'An ordinary diffusers folder: `lienzo generate --model {folder} "..."`, or '
+        f'An ordinary diffusers folder: `lienzo generate --model {quote(str(folder))} "..."`, or '
         f'`StableDiffusionPipeline.from_pretrained("{folder}")` of lienzo or diffusers.'
     )
 
@@ -225,6 +230,11 @@ def _scratch(recipe: DenoiserRecipe, dataset: Dataset) -> _Plan:
         assert base is not None
         return copy.deepcopy(getattr(base, part))
 
+    if isinstance(model.tokenizer, int) and not isinstance(model.text_encoder, Mapping):
+        raise ConfigError(
+            "model.tokenizer learns a vocabulary, and model.text_encoder is a finished one, which knows only its own. Leave the "
+            "tokenizer out, or give the shape of a new text encoder and set model.train_text_encoder=true."
+        )
     vae: VAE = inherited("vae") if model.vae is None else load_part(model.vae, "vae")
     tokenizer: Tokenizer = tokenizer_for(recipe, dataset, None if base is None else base.tokenizer)
     if model.text_encoder is None:
@@ -237,8 +247,7 @@ def _scratch(recipe: DenoiserRecipe, dataset: Dataset) -> _Plan:
     if isinstance(model.unet, str):
         unet: UNet = load_part(model.unet, "unet")
     else:
-        shape = model.unet if model.unet is not None else inherited("unet").config.to_dict()
-        unet = new_unet(shape, text, vae, cells, seed=recipe.run.seed)
+        unet = new_unet(model.unet or _shape(base), text, vae, cells, seed=recipe.run.seed)
     schedule = Schedule(ScheduleConfig.from_dict(model.scheduler)) if model.scheduler else inherited("schedule")
     for role, source, network in (
         ("VAE", model.vae, vae),
@@ -261,6 +270,13 @@ def _scratch(recipe: DenoiserRecipe, dataset: Dataset) -> _Plan:
         bundle=bundle, model=Conditioned(text, unet), text_learns=model.train_text_encoder, write=write, product="model",
         use=_use_model(recipe), parents=tuple(parents), facts=_parameters(unet, text, vae),
     )  # fmt: skip
+
+
+def _shape(base: Bundle | None) -> Mapping[str, Any]:
+    """The base's U-Net, but for what text encoder and VAE decide."""
+    assert base is not None
+    shape = base.unet.config.to_dict()
+    return {key: value for key, value in shape.items() if key not in DECIDED}
 
 
 # --- adapters ----------------------------------------------------------------------------------------------------------
@@ -299,7 +315,7 @@ def _lora(recipe: DenoiserRecipe, dataset: Dataset, base: Bundle) -> _Plan:
     return _Plan(
         bundle=base, model=Conditioned(networks["text_encoder"], networks["unet"]),
         text_learns="text_encoder" in config.targets, write=write, product="adapter",
-        use=f'`lienzo generate --model {recipe.model.base} --lora {path / _lora_file(recipe)} "..."`, or '
+        use=f'`lienzo generate --model {quote(recipe.model.base)} --lora {quote(str(path / _lora_file(recipe)))} "..."`, or '
         f'`pipe.load_lora_weights("{path}")` in lienzo and diffusers.',
         parents=(_parent(base),), facts={"rank": config.rank, "alpha": config.alpha or config.rank},
     )  # fmt: skip
@@ -354,7 +370,7 @@ def _inversion(recipe: DenoiserRecipe, dataset: Dataset, base: Bundle) -> _Plan:
     path = recipe.model.out / "adapter"
     return _Plan(
         bundle=replace(bundle, base=None), model=Conditioned(text, base.unet), text_learns=True, write=write, product="adapter",
-        use=f'`lienzo generate --model {recipe.model.base} --embedding {path / "learned_embeds.safetensors"} "... {token} ..."`, '
+        use=f'`lienzo generate --model {quote(recipe.model.base)} --embedding {quote(str(path / "learned_embeds.safetensors"))} "... {token} ..."`, '
         f'or `pipe.load_textual_inversion("{path}")` in lienzo and diffusers.',
         parents=(_parent(base),), facts={"token": token, "vectors": config.vectors},
     )  # fmt: skip

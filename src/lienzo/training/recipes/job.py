@@ -39,7 +39,7 @@ class Job(Generic[Model, Data]):
         use: in a sentence or two, how the product is used.
         validate, sample: as `lienzo.training.watch.Hooks` has them.
         bundle: the model as pictures are made with it, where it makes any.
-        trigger: the word that calls what was learned, if there is one.
+        facts: what the card tells of it.
     """
 
     model: Model
@@ -56,6 +56,20 @@ class Job(Generic[Model, Data]):
     sample: Callable[[Model], Image.Image] | None = None
     bundle: Callable[[Model], Bundle] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing of the data before training on it, a sentence each."""
+        if self.validation is None:
+            return self.dataset.notes
+        known = {record.pixels for record in self.dataset.records}
+        count, both = len(self.validation.records), sum(r.pixels in known for r in self.validation.records)
+        seen = f"{both} of {count} validation pictures are among those trained on: they do not show what is learned beyond them."
+        return (
+            *self.dataset.notes,
+            *(f"Validation: {sentence}" for sentence in self.validation.notes),
+            *([seen] if both else []),
+        )
 
 
 def under(weights: Weights, prefix: str) -> dict[str, Tensor]:

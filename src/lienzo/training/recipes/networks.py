@@ -18,6 +18,8 @@ from lienzo.weights.parts import build
 
 WORDS_FROM = 100_000
 """Captions from which a vocabulary is learned, at most: the first ones."""
+DECIDED = ("cross_attention_dim", "in_channels", "out_channels")
+"""What a U-Net's text encoder and VAE say of it."""
 
 
 def tokenizer_for(recipe: Recipe[DataConfig], dataset: Dataset, inherited: Tokenizer | None) -> Tokenizer:
@@ -92,7 +94,7 @@ def new_unet(shape: Mapping[str, Any], text: TextEncoder, vae: VAE, cells: int, 
         "in_channels": vae.config.latent_channels,
         "out_channels": vae.config.latent_channels,
     }
-    for key in ("cross_attention_dim", "in_channels", "out_channels"):
+    for key in DECIDED:
         if shape.get(key, decided[key]) != decided[key]:
             raise ConfigError(
                 f"model.unet.{key}: got {shape[key]}; text encoder and VAE ask for {decided[key]}. Leave it out."
