@@ -67,6 +67,16 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
         (["kind=textual_inversion"], "set adapter.token"),
         (["distributed.strategy=deepspeed"], "distributed.deepspeed = FILE go together"),
         (["loss.zero_terminal_snr=true", "loss.prediction=epsilon"], "zero_terminal_snr needs prediction"),
+        (["optimizer.name=adafactor", "optimizer.eps=1e-6"], "eps is given, but needs an Adam"),
+        (["loss.gamma=3"], "gamma is given, but needs weighting = 'min_snr'"),
+        (["loss.huber_c=0.2"], "huber_c is given, but needs kind = 'huber'"),
+        (
+            ['adapter.targets=["text_encoder"]', "adapter.conv=true"],
+            "conv is given, but needs 'unet' among the targets",
+        ),
+        (["classes.pictures=5"], "pictures is given, but needs a prompt"),
+        (["kind=scratch-clip", "watch.guidance=3"], "watch.guidance is for .* not for kind = 'scratch-clip'"),
+        (["kind=scratch-vae", "optimizer.text_encoder_rate=1"], "optimizer.text_encoder_rate is for .* 'scratch-vae'"),
         (["steps"], r"expected section.key=value"),
         (["kind.more=1"], "kind is a value, not a section"),
     ],
@@ -91,7 +101,7 @@ def test_a_dump_reads_back(base: str, unet: dict[str, Any]) -> None:
     import tomllib
 
     recipe = Recipe[DataConfig](
-        kind="full",
+        kind="scratch-unet",
         data=DataConfig(source=Path("x")),
         model=ModelConfig(base=base, unet=unet),
         run=RunConfig(ema=None),
