@@ -41,7 +41,7 @@ def train(recipe: Path, overrides: tuple[str, ...], dry_run: bool, print_recipe:
         click.echo(dump(settings), nl=False)
         return
     if dry_run:
-        from lienzo.training.recipes import check
+        from lienzo.trainer import check
 
         with _told() as tell:
             job, loss = check(settings, tell)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lienzo.errors import ConfigError, OutputError
 from lienzo.training import distributed
 from lienzo.training.checkpoint import replace_text
@@ -93,15 +95,16 @@ def _validation(recipe: Recipe[DataConfig], tell: Tell) -> Dataset | None:
 
 
 def check(recipe: Recipe[DataConfig], tell: Tell = lambda what, done, of: None) -> tuple[Job[Any, Any], float]:
-    """Everything but training: the job, and the loss of its first batch. Nothing is written but caches.
+    """Everything but training: the job, and the loss of its first batch. Nothing is written but caches and class pictures.
 
     Raises: as `run` does.
     """
-    with ExitStack() as stack:
+    distributed.start()
+    with ExitStack() as stack, torch.no_grad():
         job = prepare(recipe, stack, tell)
         size = recipe.run.batch_size // recipe.run.accumulate
         share = Share(seed=recipe.run.seed, step=0, count=recipe.run.accumulate, size=size)
-        return job, float(job.loss(job.model, job.batch(share), share).detach())
+        return job, float(job.loss(job.model, job.batch(share), share))
 
 
 @contextmanager
@@ -180,7 +183,8 @@ def _claim(out: Path, product: Path, recipe: Recipe[DataConfig], job: Job[Any, A
                     f"The run in {out} goes on, but not with what it began with: {', '.join(changed)} changed.",
                     stacklevel=3,
                 )
-        elif product.exists():
+            return
+        if product.exists():
             raise OutputError(f"{product} exists already and is of no run. Name another folder in model.out.")
         out.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(mine, indent=2) + "\n")
