@@ -314,7 +314,7 @@ def recipe_page() -> str:
     )
     parts = ["# Recipe", intro, "`kind` is one of " + ", ".join(f"`{kind}`" for kind in KINDS) + "."]
     for definition, sections in named.items():
-        parts += ["## " + ", ".join(sections), Recipe.model_fields[sections[0]].description or ""]
+        parts += ["## " + ", ".join(sections), *(Recipe.model_fields[name].description or "" for name in sections)]
         parts.append(settings_table(schema["$defs"][definition]["properties"], OF_KINDS.get(sections[0], {})))
     parts += ["## A source", "What `data.sources` lists: a path, or a table of these."]
     return "\n\n".join([*parts, settings_table(schema["$defs"]["Source"]["properties"], {})])

@@ -7,16 +7,15 @@ from typing import Any
 from lienzo.errors import ConfigError
 from lienzo.evaluation import metrics
 from lienzo.evaluation.features import clip_features, text_features
-from lienzo.pipeline.generate import finished, generate
 from lienzo.pipeline.request import Request
 from lienzo.training import recipes
 from lienzo.training.config import Recipe
 from lienzo.training.data import DataConfig
+from lienzo.training.distributed import device
 from lienzo.training.recipes import Job, Made, run, silent
 from lienzo.training.recipes.batches import Tell, spread
+from lienzo.training.recipes.sheets import drawn
 from lienzo.weights.clip import load_clip
-
-AT_ONCE = 8
 
 
 def train(recipe: Recipe[DataConfig], telling: Callable[[], AbstractContextManager[Tell]] = silent) -> Made:
@@ -25,7 +24,7 @@ def train(recipe: Recipe[DataConfig], telling: Callable[[], AbstractContextManag
 
 
 def check(recipe: Recipe[DataConfig], tell: Tell = lambda what, done, of: None) -> tuple[Job[Any, Any], float]:
-    """`lienzo.training.recipes.check`, and whether the scores that are asked for can be had."""
+    """Everything but training; `lienzo.training.recipes.check`, and that what the scores need is there."""
     job, loss = recipes.check(recipe, tell)
     score(job, recipe)
     return job, loss
@@ -48,7 +47,7 @@ def score(job: Job[Any, Any], recipe: Recipe[DataConfig]) -> Callable[[Any], Map
         raise ConfigError(
             "watch.score_every needs watch.clip, a [validation] to compare with, and a kind of recipe that makes pictures."
         )
-    clip = load_clip(watch.clip)
+    clip = load_clip(watch.clip, device=device())
     features = clip_features(clip)
     records = spread(job.validation, watch.validation_pictures)
     captions = [record.captions[0] if record.captions else "" for record in records]
@@ -62,10 +61,7 @@ def score(job: Job[Any, Any], recipe: Recipe[DataConfig]) -> Callable[[Any], Map
     bundled = job.bundle
 
     def scores(model: Any) -> dict[str, float]:
-        bundle = bundled(model)
-        batches = (requests[i : i + AT_ONCE] for i in range(0, len(requests), AT_ONCE))
-        pictures = [result.image for batch in batches for result in finished(generate(bundle, batch))]
-        made = features.of(pictures)
+        made = features.of(drawn(bundled(model), requests))
         found = {"clip_score": float(metrics.clip_scores(made, texts).mean())}
         if len(made) > 3:
             precision, recall = metrics.precision_recall(real, made)

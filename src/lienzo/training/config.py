@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lienzo.errors import ConfigError, nearest
 
-KINDS = ("full", "lora", "dreambooth", "textual_inversion", "scratch-vae", "scratch-clip", "scratch-unet")
 Kind = Literal["full", "lora", "dreambooth", "textual_inversion", "scratch-vae", "scratch-clip", "scratch-unet"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Chance = Annotated[float, Field(ge=0, le=1)]
 USUAL_RATES: Mapping[str, float] = {
     "lora": 1e-4,
@@ -54,6 +54,12 @@ class Section(BaseModel):
         optional = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
         return {key: None if value == NONE and key in optional else value for key, value in data.items()}
 
+    def _need(self, *names: str, when: bool, what: str) -> None:
+        """Refuse settings that would be silently ignored unless `when`."""
+        for name in names:
+            if not when and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is given, but needs {what}")
+
 
 class OptimizerConfig(Section):
     """What turns gradients into steps."""
@@ -79,6 +85,11 @@ class OptimizerConfig(Section):
     clip: float | None = Field(
         default=1.0, gt=0, description="Largest norm of the gradient, as in latent diffusion's fine-tuning; none: any."
     )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self._need("betas", "eps", when=self.name != "adafactor", what="an Adam, not name = 'adafactor'")
+        return self
 
 
 class RateConfig(Section):
@@ -271,18 +282,13 @@ class LossConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        self._need("huber_c", "huber_schedule", when=self.kind == "huber", what="kind = 'huber'")
+        self._need("gamma", when=self.weighting == "min_snr", what="weighting = 'min_snr'")
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise ValueError(
                 "zero_terminal_snr needs prediction 'v_prediction' or 'sample': from pure noise, predicting the noise says "
                 "nothing about the picture"
             )
-        for name, other, wanted in (
-            ("huber_c", "kind", "huber"),
-            ("huber_schedule", "kind", "huber"),
-            ("gamma", "weighting", "min_snr"),
-        ):
-            if getattr(self, other) != wanted and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} would be ignored: it is for {other} = {wanted!r}")
         return self
 
 
@@ -305,6 +311,11 @@ class AdapterConfig(Section):
     initial: str | None = Field(default=None, description="Textual inversion: a word to start from.")
     vectors: int = Field(default=1, ge=1, le=75, description="Textual inversion: embeddings that the word stands for.")
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self._need("conv", "layers", when="unet" in self.targets, what="'unet' among the targets")
+        return self
+
 
 class ClassesConfig(Section):
     """DreamBooth's class pictures, where the base is to make them: as many as `data.prior`'s folder lacks."""
@@ -313,6 +324,11 @@ class ClassesConfig(Section):
         default=None, description="What they show, 'a photo of a dog' say; none: all are in the folder already."
     )
     pictures: int = Field(default=100, ge=1, le=100_000, description="So many in all (diffusers' example: 100).")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self._need("pictures", when=self.prompt is not None, what="a prompt to make them from")
+        return self
 
 
 SCRATCH = ("scratch-unet", "scratch-clip")
@@ -336,8 +352,13 @@ OF_KINDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         for name in AdapterConfig.model_fields
     },
     "classes": dict.fromkeys(ClassesConfig.model_fields, ("dreambooth", "lora")),
+    "data": dict.fromkeys(("prior", "masks", "trim_padding", "cache_latents", "cache_text"), DENOISERS),
+    "optimizer": {"text_encoder_rate": ("full", "dreambooth", "lora", "scratch-unet")},
+    "watch": dict.fromkeys(("prompts", "sample_steps", "guidance"), DENOISERS),
 }
 """Section -> setting -> the kinds that obey it."""
+SIZES = ("resolution", "bucket_min", "bucket_max", "bucket_step")
+"""Settings of `[data]` that hold for `[validation]` too where it has no others: what is compared has to be alike."""
 
 
 class Recipe(TrainConfig, Generic[Data]):
@@ -345,7 +366,11 @@ class Recipe(TrainConfig, Generic[Data]):
 
     kind: Kind = Field(description="What is trained: " + ", ".join(KINDS) + ".")
     data: Data = Field(description="The pictures.")
-    validation: Data | None = Field(default=None, description="Pictures that are never trained on.")
+    validation: Data | None = Field(
+        default=None,
+        description="Pictures that are never trained on: as large as those of `data`, unless it says otherwise; each with its "
+        "first caption, cut in the middle and not mirrored, whatever it says of chance.",
+    )
     model: ModelConfig = Field(default=ModelConfig(), description="Where to start from, and where it goes.")
     loss: LossConfig = Field(default=LossConfig(), description="What is punished.")
     adapter: AdapterConfig = Field(default=AdapterConfig(), description="What lora and textual_inversion train.")
@@ -361,6 +386,16 @@ class Recipe(TrainConfig, Generic[Data]):
             return data
         return {**data, "optimizer": {"learning_rate": rate, **optimizer}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_large_as_the_data(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not all(
+            isinstance(data.get(name), Mapping) for name in ("data", "validation")
+        ):
+            return data
+        sizes = {name: data["data"][name] for name in SIZES if name in data["data"]}
+        return {**data, "validation": {**sizes, **data["validation"]}}
+
     @model_validator(mode="after")
     def _kind_has_what_it_needs(self) -> Self:
         if self.kind == "textual_inversion" and self.adapter.token is None:
@@ -371,15 +406,12 @@ class Recipe(TrainConfig, Generic[Data]):
     def _refuse_what_would_be_ignored(self) -> None:
         """A setting that the kind has no use for is a mistake: it would be silently ignored."""
         for section, names in OF_KINDS.items():
-            given: Section = getattr(self, section)
+            given: BaseModel = getattr(self, section)
+            fields = type(given).model_fields
             for name, kinds in names.items():
-                if self.kind not in kinds and getattr(given, name) != type(given).model_fields[name].default:
+                if self.kind not in kinds and name in fields and getattr(given, name) != fields[name].default:
                     raise ValueError(f"{section}.{name} is for {' and '.join(kinds)}, not for kind = {self.kind!r}")
-        learns = (
-            self.kind == "textual_inversion"
-            or self.model.train_text_encoder
-            or (self.kind == "lora" and "text_encoder" in self.adapter.targets)
-        )
+        learns = self.model.train_text_encoder or (self.kind == "lora" and "text_encoder" in self.adapter.targets)
         if self.optimizer.text_encoder_rate is not None and not learns:
             raise ValueError("optimizer.text_encoder_rate would be ignored: no text encoder learns beside the U-Net")
 

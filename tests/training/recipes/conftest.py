@@ -1,6 +1,5 @@
 """Small sets of boceto's own scenes, and recipes for them."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +42,12 @@ def make_recipe(
         "model": {"out": out},
         "run": {"steps": 30, "save_every": 1000, "batch_size": 4},
         "schedule": {"warmup": min(5, changes.get("run", {}).get("steps", 30))},
-        "watch": {"validate_every": 1000, "sample_every": 1000, "sample_steps": 2, "prompts": ["a city"]},
+        "watch": {"validate_every": 1000, "sample_every": 1000},
     }
+    if kind not in ("scratch-vae", "scratch-clip"):
+        defaults["watch"] |= {"sample_steps": 2, "prompts": ["a city"]}
     sections = {name: {**defaults.get(name, {}), **changes.get(name, {})} for name in defaults | changes}
-    validation = {"validation": {**data, "sources": held_out, "dropout": 0.0}} if held_out else {}
+    validation = {"validation": {"sources": held_out}} if held_out else {}
     return Recipe[DataConfig].model_validate(
         {"kind": kind, "data": {"sources": train, **data}, **validation, **sections}
     )
@@ -58,6 +59,3 @@ def recorded(out: Path, name: str) -> list[float]:
 
     lines = map(json.loads, (out / "log.jsonl").read_text(encoding="utf-8").splitlines())
     return [line[name] for line in lines if name in line]
-
-
-Write = Callable[..., Path]

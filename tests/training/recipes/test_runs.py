@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 
 from lienzo.cli import lienzo
 from lienzo.errors import ConfigError, OutputError
+from lienzo.models.clip import TextEncoder
+from lienzo.models.vae import VAE
 from lienzo.training.config import dump
 from lienzo.training.recipes import check, notes, prepare, run
 from lienzo.training.share import Share
@@ -103,6 +105,23 @@ def test_caches_change_nothing(cities: Sets, tmp_path: Path) -> None:
                 assert torch.allclose(other.context, plain.context, atol=1e-4)
 
 
+def test_one_process_fills_the_caches_for_all(cities: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"cache": tmp_path / "cache", "cache_latents": True, "cache_text": True}
+    recipe = make_recipe("lora", *cities, tmp_path / "run", data=kept)
+    with ExitStack() as stack:
+        first, waiting = prepare(recipe, stack), prepare(recipe, stack)
+        first.fill()
+        monkeypatch.setattr(VAE, "encode", None)
+        monkeypatch.setattr(TextEncoder, "forward", None)
+        assert waiting.batch(Share(seed=0, step=0, size=4)).latents.shape == (4, 4, 8, 8)
+
+
+def test_held_out_pictures_are_as_large_as_the_others(cities: Sets, tmp_path: Path) -> None:
+    recipe = make_recipe("full", *cities, tmp_path / "run", data={"bucket_min": 64, "flip": 0.5})
+    assert recipe.validation is not None
+    assert recipe.validation.buckets == recipe.data.buckets and recipe.validation.flip == 0
+
+
 def test_parts_of_a_batch_come_to_the_same(cities: Sets, tmp_path: Path) -> None:
     """With class pictures too, whose random numbers do not depend on how a step is divided."""
     ends = []
@@ -184,9 +203,12 @@ def test_what_is_there_is_not_replaced(cities: Sets, tmp_path: Path) -> None:
         ("full", {"adapter": {"rank": 4}}, "adapter.rank is for lora, not for kind = 'full'"),
         ("scratch-vae", {"loss": {"noise_offset": 0.1}}, "loss.noise_offset is for .*not for kind = 'scratch-vae'"),
         ("full", {"model": {"train_text_encoder": True}, "data": {"cache": "c", "cache_text": True}}, "data.cache_text"),
-        ("full", {"loss": {"gamma": 3.0}}, "gamma would be ignored: it is for weighting = 'min_snr'"),
-        ("full", {"optimizer": {"text_encoder_rate": 1e-6}}, "no text encoder learns beside"),
-        ("full", {"loss": {"prior_weight": 2.0}}, "would be ignored: there are no class pictures"),
+        ("full", {"loss": {"gamma": 3.0}}, "gamma is given, but needs weighting = 'min_snr'"),
+        ("lora", {"optimizer": {"text_encoder_rate": 1e-5}}, "text encoder"),
+        ("full", {"loss": {"prior_weight": 2.0}}, "there are no class pictures"),
+        ("scratch-vae", {"data": {"masks": True}}, "data.masks is for .*not for kind = 'scratch-vae'"),
+        ("full", {"data": {"keep_tags": 1}}, "needs shuffle_tags"),
+        ("full", {"data": {"shuffle_tags": True, "cache": "c", "cache_text": True}}, "does not go with shuffle_tags"),
         ("full", {"loss": {"masked": True}}, "Set both, or neither"),
         ("full", {"loss": {"prediction": "epsilon", "zero_terminal_snr": True}}, "zero_terminal_snr needs prediction"),
         ("full", {"model": {"base": "no-such-thing"}}, "No model|No such"),
@@ -199,6 +221,8 @@ def test_what_is_there_is_not_replaced(cities: Sets, tmp_path: Path) -> None:
         ("scratch-unet", {"model": {"text_encoder": {"hidden_size": 64}}}, "train_text_encoder=true"),
         ("scratch-unet", {"model": {"unet": {"in_channels": 5}}}, "model.unet.in_channels: got 5"),
         ("scratch-unet", {"model": {"tokenizer": 20}}, "which knows only its own"),
+        ("scratch-unet", {"model": {"unet": {"sample_size": 5}}}, "model.unet.sample_size: got 5"),
+        ("scratch-clip", {"model": {"base": "b", "tokenizer": 9, "text_encoder": {}, "image_encoder": {}}}, "model.base: got 'b'"),
         ("scratch-unet", {"model": {"vae": "nowhere"}}, "No folder nowhere"),
         ("scratch-vae", {"model": {"vae": {"block_out_channels": "wide"}}}, "block_out_channels"),
         ("full", {"run": {"batch_size": 4, "accumulate": 3}}, "batch"),
@@ -216,12 +240,13 @@ def test_mistakes_are_told_before_training(
 
 
 def test_the_command_says_mistakes_in_a_line(cities: Sets, tmp_path: Path) -> None:
-    recipe = written(tmp_path, *cities)
+    recipe = written(tmp_path, *cities, watch={"sample_steps": 2})
     for arguments, message in (
         ((recipe, "run.stepz=3"), "run.stepz: no such setting. Did you mean steps?"),
         ((tmp_path / "none.toml",), "cannot be read"),
         ((recipe, "data.sources=nothing-here"), "nothing-here"),
         ((recipe, "watch.score_every=5"), "watch.score_every needs watch.clip"),
+        ((recipe, "watch.score_every=5", "--dry-run"), "watch.score_every needs watch.clip"),
     ):
         code, output = invoke(*arguments)
         assert code == 2 and message in output and "Traceback" not in output, output

@@ -121,6 +121,10 @@ class DataConfig(BaseModel):
     def _fits_together(self) -> Self:
         if (self.cache_latents or self.cache_text) and self.cache is None:
             raise ValueError("cache_latents and cache_text need a folder: set cache")
+        if self.cache_text and self.shuffle_tags:
+            raise ValueError("cache_text does not go with shuffle_tags: a shuffled caption is hardly met twice")
+        if self.keep_tags and not self.shuffle_tags:
+            raise ValueError("keep_tags is given, but needs shuffle_tags")
         if self.cache_latents and self.crop == "random":
             raise ValueError('cache_latents needs crop = "center": a random crop is never met twice')
         self.buckets  # noqa: B018 (raises where there is none)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lienzo.errors import ConfigError, OutputError
 from lienzo.training import distributed
 from lienzo.training.checkpoint import replace_text
@@ -121,16 +123,16 @@ def notes(recipe: Recipe[DataConfig], job: Job[Any, Any]) -> tuple[str, ...]:
 
 
 def check(recipe: Recipe[DataConfig], tell: Tell = lambda what, done, of: None) -> tuple[Job[Any, Any], float]:
-    """Everything but training: the job, and the loss of its first batch. Nothing is written but caches and class
-    pictures.
+    """Everything but training: the job, and the loss of its first batch. Nothing is written but caches and class pictures.
 
     Raises: as `run` does.
     """
-    with ExitStack() as stack:
+    distributed.start()
+    with ExitStack() as stack, torch.no_grad():
         job = prepare(recipe, stack, tell)
         size = recipe.run.batch_size // recipe.run.accumulate
         share = Share(seed=recipe.run.seed, step=0, count=recipe.run.accumulate, size=size)
-        return job, float(job.loss(job.model, job.batch(share), share).detach())
+        return job, float(job.loss(job.model, job.batch(share), share))
 
 
 @contextmanager

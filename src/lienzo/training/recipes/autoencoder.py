@@ -1,6 +1,6 @@
 """The recipe scratch-vae: pictures to latents and back (arXiv:2112.10752, section 3.1)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from lienzo.training.distributed import device
 from lienzo.training.losses import reconstruction_loss, vae_loss
 from lienzo.training.recipes.batches import Pictures, held_out, spread
 from lienzo.training.recipes.job import Job, Parent, Weights
+from lienzo.training.recipes.networks import needs_base
 from lienzo.training.recipes.sheets import sheet
 from lienzo.training.share import Share
 from lienzo.weights import DTYPES, load
@@ -35,14 +36,15 @@ def autoencoder(
 ) -> Job[VAE, Tensor]:
     """Build what this recipe trains."""
     chosen, parents = recipe.model.vae, []
+    from_base = needs_base(recipe, "vae")
     if isinstance(chosen, Mapping):
         torch.manual_seed(recipe.run.seed)
         vae: VAE = build("vae", {"sample_size": dataset.config.resolution, **chosen})
     else:
-        vae = load_part(chosen, "vae") if chosen is not None else load(recipe.model.base, dtype="fp32").vae
-        name = Path(chosen).name if chosen is not None else recipe.model.base
+        source = recipe.model.base if chosen is None else chosen
+        vae = _own(load(source, dtype="fp32").vae) if from_base else load_part(source, "vae")
+        name = source if from_base else Path(source).name
         parents.append(Parent(role="VAE", name=name, digest=tensors_digest(vae.state_dict())))
-        vae = _own(vae)
     vae.requires_grad_(True).to(device())
     pictures = Pictures(
         dataset, batch_size=recipe.run.batch_size, seed=recipe.run.seed, accumulate=recipe.run.accumulate, stack=stack
@@ -52,10 +54,10 @@ def autoencoder(
         return pictures(share).pixels.to(device())
 
     def write(weights: Weights, folder: Path) -> None:
-        made = _own(vae).cpu().eval()
+        made = VAE(vae.config).to(device())
         made.load_state_dict(dict(weights))
-        seen = [centred_draw(record) for record in spread(dataset, MEASURED)]
-        save_part(standardised(made, [pixels(draw) for draw in seen]), folder, dtype=DTYPES[recipe.model.dtype])
+        seen = (pixels(centred_draw(record)) for record in spread(dataset, MEASURED))
+        save_part(standardised(made, seen), folder, dtype=DTYPES[recipe.model.dtype])
 
     watched = validation or dataset
     shown = [pixels(draw) for draws in held_out(watched, SHOWN, SHOWN) for draw in draws]
@@ -110,7 +112,7 @@ def _validation(recipe: Recipe[DataConfig], dataset: Dataset) -> Callable[[VAE],
 
 
 @torch.no_grad()
-def standardised(vae: VAE, pictures: Sequence[Tensor]) -> VAE:
+def standardised(vae: VAE, pictures: Iterable[Tensor]) -> VAE:
     """The same VAE with latents of mean 0 and equal variance in every channel, and the scaling factor that makes it 1.
 
     The change of coordinates z' = (z - m) / s goes into the 1x1 convolutions on both sides of the latents, so what the VAE

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
@@ -68,18 +69,28 @@ class Latents:
         self._vae, self._words, self._prior_weight = vae, words, prior_weight
         self._dataset = dataset
         config = dataset.config
-        self._cache = latent_cache(config.cache, vae) if config.cache is not None and config.cache_latents else None
         self._pictures: Pictures | None = None
-        if self._cache is None:
+        if not config.cache_latents:
             self._pictures = Pictures(dataset, batch_size=batch_size, seed=seed, accumulate=accumulate, stack=stack)
         self._plan: Plan = plan(dataset, batch_size, seed) if self._pictures is None else self._pictures.plan
 
-    def fill(self, tell: Tell) -> None:
-        """Encode what the caches lack. One process does that, before any asks for a batch."""
+    @cached_property
+    def _cache(self) -> Cache:
+        """Opened when it is first asked for: a process that waits for another to fill it has to see what is in it then."""
+        folder = self._dataset.config.cache
+        assert folder is not None
+        return latent_cache(folder, self._vae)
+
+    def fill(self, tell: Tell, held_out: Sequence[Record] = ()) -> None:
+        """Encode what the caches lack. One process does that, before any asks for a batch.
+
+        Args:
+            held_out: whose captions, not whose latents, are encoded too.
+        """
         records = (*self._dataset.records, *self._dataset.prior)
-        captions = tuple(dict.fromkeys(["", *(caption for record in records for caption in record.captions)]))
-        self._words.fill(captions)
-        if self._cache is not None:
+        captions = (caption for record in (*records, *held_out) for caption in record.captions)
+        self._words.fill(tuple(dict.fromkeys(["", *captions])))
+        if self._dataset.config.cache_latents:
             mirrored = self._dataset.config.flip > 0
             draws = [centred(record) for record in records]
             draws += [centred(record, flip=True) for record in records if mirrored and record.flips]
@@ -123,8 +134,6 @@ class Latents:
         return None if bool((weights == 1).all()) else weights.to(device)
 
     def _cached(self, draws: Sequence[Draw]) -> Tensor:
-        assert self._cache is not None
-
         def make(which: list[int]) -> Sequence[Tensor]:
             return list(encoded(self._vae, torch.stack([pixels(draws[i]) for i in which])).cpu())
 

@@ -70,7 +70,8 @@ def write_card(
 
 
 def _header(recipe: Recipe[Any]) -> str:
-    lines = ["---", "library_name: diffusers", f"tags: [lienzo, {recipe.kind}]"]
+    library = "transformers" if recipe.kind == "scratch-clip" else "diffusers"
+    lines = ["---", f"library_name: {library}", f"tags: [lienzo, {recipe.kind}]"]
     if recipe.kind in ("full", "dreambooth", "lora", "textual_inversion"):
         lines.append(f"base_model: {json.dumps(recipe.model.base)}")
     return "\n".join([*lines, "---"])
@@ -110,7 +111,7 @@ def _fact(value: Any) -> str:
 
 
 def _scores(log: Path) -> str:
-    """First and last of every figure that the log has of validation and scores."""
+    """First and last of every figure that the log has of validation (the first is before training) and scores."""
     seen: dict[str, list[float]] = {}
     for line in log.read_text(encoding="utf-8").splitlines():
         for name, value in json.loads(line).items():
@@ -119,7 +120,7 @@ def _scores(log: Path) -> str:
     if not seen:
         return "## Scores\n\nNone: the recipe has no `[validation]`."
     rows = [(name, f"{values[0]:.5g}", f"{values[-1]:.5g}") for name, values in seen.items()]
-    return _table("Scores", ("on the validation's pictures", "before", "after"), rows)
+    return _table("Scores", ("on the validation's pictures", "first", "last"), rows)
 
 
 def _data(found: Mapping[str, Any], notes: Sequence[str]) -> str:

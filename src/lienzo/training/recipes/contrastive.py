@@ -16,7 +16,7 @@ from lienzo.training.distributed import device
 from lienzo.training.losses import CaptionedPictures, clip_loss, same_captions
 from lienzo.training.recipes.batches import Pictures, captioned, held_out
 from lienzo.training.recipes.job import Job, Weights
-from lienzo.training.recipes.networks import spread_embeddings, text_shape, tokenizer_for
+from lienzo.training.recipes.networks import needs_base, spread_embeddings, text_shape, tokenizer_for
 from lienzo.training.recipes.words import Words
 from lienzo.training.share import Share
 from lienzo.weights import DTYPES, load
@@ -32,13 +32,13 @@ def contrastive(
         raise ConfigError(
             "kind = 'scratch-clip' needs the shapes of both sides: model.text_encoder and model.image_encoder."
         )
-    inherited = load(shapes.base).tokenizer if shapes.tokenizer is None else None
+    inherited = load(shapes.base).tokenizer if needs_base(recipe, "tokenizer") else None
     tokenizer = tokenizer_for(recipe, dataset, inherited)
     vision = VisionConfig.from_dict(shapes.image_encoder)
     side = vision.image_size
-    if dataset.config.buckets != ((side, side),):
+    if any(some is not None and some.config.buckets != ((side, side),) for some in (dataset, validation)):
         raise ConfigError(
-            f"model.image_encoder takes {side}x{side} pixels. Set data.resolution, data.bucket_min and data.bucket_max to {side}."
+            f"model.image_encoder takes {side}x{side} pixels. Set data.resolution, data.bucket_min and data.bucket_max to {side}; [validation] then has them too."
         )
     if dataset.config.dropout:
         raise ConfigError("data.dropout: a CLIP has no use for pictures without captions. Set it to 0.")

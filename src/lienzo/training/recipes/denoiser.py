@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -21,19 +22,26 @@ from lienzo.models.unet import UNet
 from lienzo.models.vae import VAE
 from lienzo.nn.lora import LowRank, trainable
 from lienzo.nn.sharing import with_modules
-from lienzo.pipeline.generate import finished, generate
 from lienzo.pipeline.request import Request
 from lienzo.training.config import Recipe
 from lienzo.training.data import DataConfig, Dataset
 from lienzo.training.distributed import device
 from lienzo.training.losses import CaptionedLatents, Conditioned, diffusion_loss, validation_loss
-from lienzo.training.recipes.batches import Latents, Tell, held_out_latents
+from lienzo.training.recipes.batches import Latents, Tell, held_out_latents, spread
 from lienzo.training.recipes.job import Job, Parent, Weights, under
-from lienzo.training.recipes.networks import DECIDED, new_text_encoder, new_unet, tokenizer_for
-from lienzo.training.recipes.sheets import sheet
+from lienzo.training.recipes.networks import (
+    check_unet,
+    decided_by,
+    needs_base,
+    new_text_encoder,
+    new_unet,
+    tokenizer_for,
+)
+from lienzo.training.recipes.sheets import drawn, sheet
 from lienzo.training.recipes.words import Words
 from lienzo.weights import DTYPES, load
 from lienzo.weights.adapters import Adapter, Embedding, save_adapter, save_embedding, with_adapters
+from lienzo.weights.meta import without_memory
 from lienzo.weights.parts import load_part
 from lienzo.weights.save import save
 
@@ -43,6 +51,8 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
 TABLE = "text_model.embeddings.token_embedding"
+LORA_FILE, EMBEDDING_FILE = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"
+"""By these names diffusers finds an adapter in a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +125,15 @@ def denoiser(
         dataset, bundle.vae, words, batch_size=recipe.run.batch_size, seed=recipe.run.seed,
         accumulate=recipe.run.accumulate, prior_weight=recipe.loss.prior_weight, stack=stack,
     )  # fmt: skip
-    # what the schedule says already would be asked for twice
-    loss = recipe.loss.model_copy(update={"prediction": None, "zero_terminal_snr": False})
 
     def bundled(model: Conditioned) -> Bundle:
         return replace(bundle, unet=model.unet, text_encoder=model.text_encoder, weights=None)
 
-    validate = None
-    if validation is not None:
-        latents = held_out_latents(
-            validation, bundle.vae, words, recipe.watch.validation_pictures, recipe.run.batch_size
-        )
-        validate = validation_loss(bundle.schedule, lambda: latents)
+    @cache
+    def held_out_batches() -> tuple[CaptionedLatents, ...]:
+        assert validation is not None
+        return held_out_latents(validation, bundle.vae, words, recipe.watch.validation_pictures, recipe.run.batch_size)
+
     side = config.resolution
     prompts = recipe.watch.prompts or tuple(dict.fromkeys(c for r in dataset.records for c in r.captions))[:4] or ("",)
     requests = [
@@ -138,17 +145,20 @@ def denoiser(
     ]  # fmt: skip
     return Job(
         model=chosen.model,
-        loss=diffusion_loss(bundle.schedule, config=loss),
+        loss=diffusion_loss(bundle.schedule, config=recipe.loss),
         batch=batches,
-        fill=lambda: batches.fill(tell),
+        fill=lambda: batches.fill(
+            tell, () if validation is None else spread(validation, recipe.watch.validation_pictures)
+        ),
         write=chosen.write,
         product=chosen.product,
         use=chosen.use,
         dataset=dataset,
         validation=validation,
         parents=chosen.parents,
-        validate=validate,
-        sample=lambda model: sheet([result.image for result in finished(generate(bundled(model), requests))]),
+        # not encoded before they are asked for: then the caches are filled, and by one process only
+        validate=None if validation is None else validation_loss(bundle.schedule, held_out_batches),
+        sample=lambda model: sheet(drawn(bundled(model), requests)),
         bundle=bundled,
         facts=chosen.facts,
     )
@@ -167,7 +177,8 @@ def _full(recipe: DenoiserRecipe, dataset: Dataset, base: Bundle) -> _Plan:
     text_learns = recipe.model.train_text_encoder
     unet = copy.deepcopy(base.unet).requires_grad_(True)
     text = copy.deepcopy(base.text_encoder).requires_grad_(True) if text_learns else base.text_encoder
-    bundle = replace(base, schedule=_schedule(recipe, base.schedule))
+    # with the copies, so that the base's own are not kept beside them
+    bundle = replace(base, unet=unet, text_encoder=text, schedule=_schedule(recipe, base.schedule))
 
     def write(weights: Weights, folder: Path) -> None:
         _save_whole(recipe, bundle, weights, folder)
@@ -191,12 +202,14 @@ def _schedule(recipe: DenoiserRecipe, schedule: Schedule) -> Schedule:
 
 def _save_whole(recipe: DenoiserRecipe, bundle: Bundle, weights: Weights, folder: Path) -> None:
     """An ordinary diffusers folder."""
-    networks = {}
+    networks: dict[str, Any] = {}
     for part in ("unet", "text_encoder"):
         learned = under(weights, part)
         if learned:
-            networks[part] = copy.deepcopy(getattr(bundle, part)).cpu()
-            networks[part].load_state_dict(learned)
+            network = getattr(bundle, part)
+            with without_memory():
+                networks[part] = type(network)(network.config)
+            networks[part].load_state_dict(learned, assign=True)
     made = replace(bundle, name=recipe.model.out.name, weights=None, **networks)
     save(made, folder, dtype=DTYPES[recipe.model.dtype], overwrite=True)
 
@@ -222,13 +235,12 @@ def _scratch(recipe: DenoiserRecipe, dataset: Dataset) -> _Plan:
             "model.text_encoder is a new one, which says nothing until it has learned. Set model.train_text_encoder=true, or "
             "name a folder."
         )
-    needed = (model.vae, model.text_encoder, model.tokenizer, model.scheduler)
-    base = base_of(recipe) if any(one is None for one in needed) or model.unet is None else None
+    parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    base = base_of(recipe) if needs_base(recipe, *parts) else None
     parents = [_parent(base)] if base is not None else []
 
     def inherited(part: str) -> Any:
-        assert base is not None
-        return copy.deepcopy(getattr(base, part))
+        return getattr(base, part)
 
     if isinstance(model.tokenizer, int) and not isinstance(model.text_encoder, Mapping):
         raise ConfigError(
@@ -238,7 +250,7 @@ def _scratch(recipe: DenoiserRecipe, dataset: Dataset) -> _Plan:
     vae: VAE = inherited("vae") if model.vae is None else load_part(model.vae, "vae")
     tokenizer: Tokenizer = tokenizer_for(recipe, dataset, None if base is None else base.tokenizer)
     if model.text_encoder is None:
-        text: TextEncoder = inherited("text_encoder")
+        text: TextEncoder = copy.deepcopy(inherited("text_encoder"))
     elif isinstance(model.text_encoder, str):
         text = load_part(model.text_encoder, "text_encoder")
     else:
@@ -246,8 +258,14 @@ def _scratch(recipe: DenoiserRecipe, dataset: Dataset) -> _Plan:
     cells = dataset.config.resolution // vae.config.factor
     if isinstance(model.unet, str):
         unet: UNet = load_part(model.unet, "unet")
+        check_unet(unet.config.to_dict(), decided_by(text, vae))
+        unet.config = replace(unet.config, sample_size=cells)
     else:
-        unet = new_unet(model.unet or _shape(base), text, vae, cells, seed=recipe.run.seed)
+        shape = model.unet
+        if shape is None:
+            decided = {*decided_by(text, vae), "sample_size"}
+            shape = {k: v for k, v in inherited("unet").config.to_dict().items() if k not in decided}
+        unet = new_unet(shape, text, vae, cells, seed=recipe.run.seed)
     schedule = Schedule(ScheduleConfig.from_dict(model.scheduler)) if model.scheduler else inherited("schedule")
     for role, source, network in (
         ("VAE", model.vae, vae),
@@ -272,13 +290,6 @@ def _scratch(recipe: DenoiserRecipe, dataset: Dataset) -> _Plan:
     )  # fmt: skip
 
 
-def _shape(base: Bundle | None) -> Mapping[str, Any]:
-    """The base's U-Net, but for what text encoder and VAE decide."""
-    assert base is not None
-    shape = base.unet.config.to_dict()
-    return {key: value for key, value in shape.items() if key not in DECIDED}
-
-
 # --- adapters ----------------------------------------------------------------------------------------------------------
 
 
@@ -295,7 +306,6 @@ def _lora(recipe: DenoiserRecipe, dataset: Dataset, base: Bundle) -> _Plan:
         networks[name], _ = trainable(
             networks[name], there, rank=config.rank, alpha=config.alpha, generator=rng.generator(recipe.run.seed + i)
         )
-        networks[name].to(device())
     scale = (config.alpha or config.rank) / config.rank
 
     def write(weights: Weights, folder: Path) -> None:
@@ -309,13 +319,13 @@ def _lora(recipe: DenoiserRecipe, dataset: Dataset, base: Bundle) -> _Plan:
         }
         adapter = Adapter.of(recipe.model.out.name, layers)
         folder.mkdir()
-        save_adapter(folder / _lora_file(recipe), adapter, style=config.style, dtype=DTYPES[recipe.model.dtype])
+        save_adapter(folder / LORA_FILE, adapter, style=config.style, dtype=DTYPES[recipe.model.dtype])
 
     path = recipe.model.out / "adapter"
     return _Plan(
         bundle=base, model=Conditioned(networks["text_encoder"], networks["unet"]),
         text_learns="text_encoder" in config.targets, write=write, product="adapter",
-        use=f'`lienzo generate --model {quote(recipe.model.base)} --lora {quote(str(path / _lora_file(recipe)))} "..."`, or '
+        use=f'`lienzo generate --model {quote(recipe.model.base)} --lora {quote(str(path / LORA_FILE))} "..."`, or '
         f'`pipe.load_lora_weights("{path}")` in lienzo and diffusers.',
         parents=(_parent(base),), facts={"rank": config.rank, "alpha": config.alpha or config.rank},
     )  # fmt: skip
@@ -325,13 +335,10 @@ def _has(network: nn.Module, end: str) -> bool:
     return any(path == end or path.endswith(f".{end}") for path, _ in network.named_modules())
 
 
-def _lora_file(recipe: DenoiserRecipe) -> str:
-    """diffusers finds a LoRA in a folder by this name."""
-    return "pytorch_lora_weights.safetensors"
-
-
 class Learned(nn.Module):
     """A frozen table of embeddings, and rows behind it that learn."""
+
+    weight: Tensor
 
     def __init__(self, table: Tensor, rows: Tensor) -> None:
         super().__init__()
@@ -340,7 +347,10 @@ class Learned(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B, L) -> (B, L, D)."""
-        return nn.functional.embedding(ids, torch.cat([self.weight, self.rows]))  # type: ignore[list-item]
+        # not one table of both: a copy of 50,000 rows in every step, and a gradient as large
+        behind = ids - len(self.weight)
+        known = nn.functional.embedding(ids.clamp(max=len(self.weight) - 1), self.weight)
+        return torch.where(behind[..., None] < 0, known, nn.functional.embedding(behind.clamp(min=0), self.rows))
 
 
 def _inversion(recipe: DenoiserRecipe, dataset: Dataset, base: Bundle) -> _Plan:
@@ -365,12 +375,12 @@ def _inversion(recipe: DenoiserRecipe, dataset: Dataset, base: Bundle) -> _Plan:
         vectors = weights[f"text_encoder.{TABLE}.rows"].cpu()
         folder.mkdir()
         embedding = Embedding(token=token, vectors=vectors.to(DTYPES[recipe.model.dtype]), digest="")
-        save_embedding(folder / "learned_embeds.safetensors", embedding)
+        save_embedding(folder / EMBEDDING_FILE, embedding)
 
     path = recipe.model.out / "adapter"
     return _Plan(
         bundle=replace(bundle, base=None), model=Conditioned(text, base.unet), text_learns=True, write=write, product="adapter",
-        use=f'`lienzo generate --model {quote(recipe.model.base)} --embedding {quote(str(path / "learned_embeds.safetensors"))} "... {token} ..."`, '
+        use=f'`lienzo generate --model {quote(recipe.model.base)} --embedding {quote(str(path / EMBEDDING_FILE))} "... {token} ..."`, '
         f'or `pipe.load_textual_inversion("{path}")` in lienzo and diffusers.',
         parents=(_parent(base),), facts={"token": token, "vectors": config.vectors},
     )  # fmt: skip

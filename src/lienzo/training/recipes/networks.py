@@ -14,12 +14,26 @@ from lienzo.models.vae import VAE
 from lienzo.training.config import Recipe
 from lienzo.training.data import DataConfig, Dataset
 from lienzo.training.vocabulary import learn_vocabulary
+from lienzo.weights import EMBEDDED
 from lienzo.weights.parts import build
 
 WORDS_FROM = 100_000
 """Captions from which a vocabulary is learned, at most: the first ones."""
-DECIDED = ("cross_attention_dim", "in_channels", "out_channels")
-"""What a U-Net's text encoder and VAE say of it."""
+
+
+def needs_base(recipe: Recipe[DataConfig], *settings: str) -> bool:
+    """Whether one of these settings of `[model]` is not given, so that what it is for comes from the base.
+
+    Raises:
+        ConfigError: a base is named, and nothing comes from it.
+    """
+    if any(getattr(recipe.model, name) is None for name in settings):
+        return True
+    if recipe.model.base != EMBEDDED:
+        raise ConfigError(
+            f"model.base: got {recipe.model.base!r}, but nothing is taken from it: {', '.join(settings)} are all given. Leave it out."
+        )
+    return False
 
 
 def tokenizer_for(recipe: Recipe[DataConfig], dataset: Dataset, inherited: Tokenizer | None) -> Tokenizer:
@@ -80,6 +94,23 @@ def spread_embeddings(network: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.3)
 
 
+def decided_by(text: TextEncoder, vae: VAE) -> dict[str, int]:
+    """What text encoder and VAE ask of a U-Net's configuration."""
+    channels = vae.config.latent_channels
+    return {"cross_attention_dim": text.config.hidden_size, "in_channels": channels, "out_channels": channels}
+
+
+def check_unet(shape: Mapping[str, Any], decided: Mapping[str, int]) -> None:
+    """Check a U-Net's configuration against what is decided.
+
+    Raises:
+        ConfigError: it says otherwise.
+    """
+    for key, value in decided.items():
+        if shape.get(key, value) != value:
+            raise ConfigError(f"model.unet.{key}: got {shape[key]}; text encoder, VAE and data ask for {value}.")
+
+
 def new_unet(shape: Mapping[str, Any], text: TextEncoder, vae: VAE, cells: int, *, seed: int) -> UNet:
     """With its starting weights: blocks are the identity and the network is zero at first, which it learns faster from
     (arXiv:2105.05233, section 3; arXiv:2102.09672's code).
@@ -88,17 +119,8 @@ def new_unet(shape: Mapping[str, Any], text: TextEncoder, vae: VAE, cells: int, 
         cells: side of the latents that it is trained on.
     """
     torch.manual_seed(seed)
-    decided = {
-        "sample_size": cells,
-        "cross_attention_dim": text.config.hidden_size,
-        "in_channels": vae.config.latent_channels,
-        "out_channels": vae.config.latent_channels,
-    }
-    for key in DECIDED:
-        if shape.get(key, decided[key]) != decided[key]:
-            raise ConfigError(
-                f"model.unet.{key}: got {shape[key]}; text encoder and VAE ask for {decided[key]}. Leave it out."
-            )
+    decided = {**decided_by(text, vae), "sample_size": cells}
+    check_unet(shape, decided)
     network: UNet = build("unet", {**shape, **decided})
     _zero(network.named_parameters())
     return network
@@ -106,5 +128,5 @@ def new_unet(shape: Mapping[str, Any], text: TextEncoder, vae: VAE, cells: int, 
 
 def _zero(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
     for name, parameter in parameters:
-        if name.endswith(("conv2.weight", "conv_out.weight", "proj_out.weight")):
+        if name.split(".")[-2] in ("conv2", "conv_out", "proj_out"):
             nn.init.zeros_(parameter)

@@ -1,8 +1,10 @@
 """Captions as networks read them."""
 
+import hashlib
+import json
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -35,10 +37,7 @@ class Words:
             raise ConfigError(
                 "data.cache_text: the text encoder learns, so that its encodings change. Set it to false."
             )
-        self._encoder = encoder
-        self._cache: Cache | None = None
-        if cache is not None and encoder is not None:
-            self._cache = Cache(cache, network=tensors_digest(encoder.state_dict()))
+        self._encoder, self._tokenizer, self._folder = encoder, tokenizer, cache
         self._warned = False
         self._end = tokenizer.encode("").ids[1]
 
@@ -54,6 +53,15 @@ class Words:
             return found.ids
 
         self._tokenised = tokenised
+
+    @cached_property
+    def _cache(self) -> Cache | None:
+        """Opened when it is first asked for: a process that waits for another to fill it has to see what is in it then."""
+        if self._folder is None or self._encoder is None:
+            return None
+        words = json.dumps([self._tokenizer.vocab, self._tokenizer.merges], sort_keys=True).encode()
+        digests = tensors_digest(self._encoder.state_dict()), hashlib.sha256(words).hexdigest()
+        return Cache(self._folder, network=" ".join(digests))
 
     @property
     def learns(self) -> bool:
