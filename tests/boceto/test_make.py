@@ -17,6 +17,7 @@ TINY = Making(
     scenes=24,
     judged=2,
     overrides=(
+        *(f"{part}.schedule.warmup=1" for part in PARTS),
         "vae.run.steps=2",
         "vae.run.batch_size=2",
         "vae.model.vae.block_out_channels=[8, 8, 8, 8]",

@@ -93,7 +93,7 @@ FREE = pytest.mark.skipif(not _here("schedulefree"), reason="schedulefree is not
         config(),
         config(accumulate=4, precision="bf16"),
         config(precision="fp16"),
-        config(optimizer={"name": "adafactor"}),
+        config(optimizer={"name": "adafactor", "betas": (0.9, 0.999)}),
         pytest.param(config(optimizer={"name": "adamw8bit"}), marks=EIGHT),
         pytest.param(config(optimizer={"name": "schedulefree"}, ema=None), marks=FREE),
         config(ema=None),

@@ -8,6 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from lienzo.training.blocks import blocks
 from lienzo.training.config import TrainConfig
 from lienzo.training.ordinary import Ordinary
 
+PATIENCE = timedelta(days=1)
+"""The first process fills caches while the others wait; torchrun ends them at once where one of them dies."""
 UNSHARDED = ("adamw8bit", "adafactor")
 """Optimizers whose state is not as large as the parameter, element by element."""
 
@@ -43,7 +46,7 @@ def start() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if device().type == "cuda":
             torch.cuda.set_device(device())
-        dist.init_process_group("nccl" if device().type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device().type == "cuda" else "gloo", timeout=PATIENCE)
 
 
 def stop() -> None:
