@@ -144,7 +144,7 @@ def train(
             state.update(norm)
             # all processes have to agree on the time, and on whether one of them is to stop
             agreed = torch.tensor([min(time.monotonic() - began, LONGEST_STEP), noted()], dtype=torch.float64)
-            spent, stop = (ways.mean(agreed) if ways.world > 1 else agreed).tolist()
+            spent, stop = (ways.mean(agreed.to(place)) if ways.world > 1 else agreed).tolist()
             state.seconds += spent
             done = config.progress(state.step, state.seconds)
             shown.step(state.step, value, done)

@@ -46,9 +46,7 @@ def autoencoder(
         name = source if from_base else Path(source).name
         parents.append(Parent(role="VAE", name=name, digest=tensors_digest(vae.state_dict())))
     vae.requires_grad_(True).to(device())
-    pictures = Pictures(
-        dataset, batch_size=recipe.run.batch_size, seed=recipe.run.seed, accumulate=recipe.run.accumulate, stack=stack
-    )
+    pictures = Pictures(dataset, recipe.run, stack)
 
     def batch(share: Share) -> Tensor:
         return pictures(share).pixels.to(device())

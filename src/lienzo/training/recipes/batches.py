@@ -14,6 +14,7 @@ from torch import Tensor
 from lienzo.models.bundle import tensors_digest
 from lienzo.models.clip_vision import Preprocessing
 from lienzo.models.vae import VAE
+from lienzo.training.config import RunConfig
 from lienzo.training.data import Batch, Cache, Dataset, Draw, Loader, Plan, Record, plan, wanted_latent
 from lienzo.training.data.dataset import in_threads
 from lienzo.training.data.pixels import mask, pixels
@@ -31,13 +32,12 @@ class Pictures:
     """step -> pixels, read ahead by threads.
 
     Args:
-        accumulate: parts in which a process works through its share.
         stack: closes the threads.
     """
 
-    def __init__(self, dataset: Dataset, *, batch_size: int, seed: int, accumulate: int, stack: ExitStack) -> None:
-        self.plan = plan(dataset, batch_size, seed)
-        self._accumulate, self._places = accumulate, (0, 1)
+    def __init__(self, dataset: Dataset, run: RunConfig, stack: ExitStack) -> None:
+        self.plan = plan(dataset, run.batch_size, run.seed)
+        self._accumulate, self._places = run.accumulate, (0, 1)
         config = dataset.config
         self._loader = stack.enter_context(Loader(self._draws, masks=config.masks, threads=config.threads))
 
@@ -59,20 +59,19 @@ class Latents:
     Args:
         vae: frozen.
         prior_weight: of class pictures.
-        tell: is told how far the cache is filled.
+        stack: closes the threads that read pictures.
     """
 
     def __init__(
-        self, dataset: Dataset, vae: VAE, words: Words, *, batch_size: int, seed: int, accumulate: int,
-        prior_weight: float, stack: ExitStack,
-    ) -> None:  # fmt: skip
+        self, dataset: Dataset, vae: VAE, words: Words, run: RunConfig, stack: ExitStack, *, prior_weight: float
+    ) -> None:
         self._vae, self._words, self._prior_weight = vae, words, prior_weight
         self._dataset = dataset
         config = dataset.config
         self._pictures: Pictures | None = None
         if not config.cache_latents:
-            self._pictures = Pictures(dataset, batch_size=batch_size, seed=seed, accumulate=accumulate, stack=stack)
-        self._plan: Plan = plan(dataset, batch_size, seed) if self._pictures is None else self._pictures.plan
+            self._pictures = Pictures(dataset, run, stack)
+        self._plan: Plan = plan(dataset, run.batch_size, run.seed) if self._pictures is None else self._pictures.plan
 
     @cached_property
     def _cache(self) -> Cache:

@@ -48,9 +48,7 @@ def contrastive(
     spread_embeddings(model)
     model.to(device())
     words, preprocessing = Words(tokenizer, None), Preprocessing.square(side)
-    pictures = Pictures(
-        dataset, batch_size=recipe.run.batch_size, seed=recipe.run.seed, accumulate=recipe.run.accumulate, stack=stack
-    )
+    pictures = Pictures(dataset, recipe.run, stack)
 
     def batch(share: Share) -> CaptionedPictures:
         return captioned(pictures(share), words, preprocessing, device())

@@ -121,10 +121,7 @@ def denoiser(
         None if chosen.text_learns else bundle.text_encoder,
         config.cache / "text" if config.cache is not None and config.cache_text else None,
     )
-    batches = Latents(
-        dataset, bundle.vae, words, batch_size=recipe.run.batch_size, seed=recipe.run.seed,
-        accumulate=recipe.run.accumulate, prior_weight=recipe.loss.prior_weight, stack=stack,
-    )  # fmt: skip
+    batches = Latents(dataset, bundle.vae, words, recipe.run, stack, prior_weight=recipe.loss.prior_weight)
 
     def bundled(model: Conditioned) -> Bundle:
         return replace(bundle, unet=model.unet, text_encoder=model.text_encoder, weights=None)
