@@ -7,6 +7,7 @@ LienzoError
 │   ├── ConfigError             a configuration file: unknown key, unsupported value
 │   ├── DataError               training data that cannot be found or read, or of which nothing is left
 │   ├── MetadataError           a picture without (or with damaged) lienzo metadata
+│   ├── ReceiptError            a receipt, log entry or reveal file that is none, or damaged
 │   └── MissingExtraError       the feature needs an optional dependency
 ├── WeightsError                a model that cannot be loaded
 │   ├── ModelNotFoundError      no such folder, file or hub id (or the network is off)
@@ -47,6 +48,10 @@ class DataError(InputError):
 
 class MetadataError(InputError):
     """A picture without lienzo metadata, or with damaged metadata."""
+
+
+class ReceiptError(InputError):
+    """A receipt, a log entry or a reveal file that is none of lienzo's, or damaged."""
 
 
 class MissingExtraError(InputError):

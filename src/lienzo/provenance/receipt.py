@@ -1,0 +1,297 @@
+"""The receipt of a picture: what was done, by what, signed, without the prompt.
+
+A receipt is canonical JSON (RFC 8785). It holds the prompt only as a salted commitment: whoever has the salt can show
+later that a prompt was this picture's, nobody without it can find the prompt by trying, and once the salt is erased
+nobody can at all.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal, Self
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from lienzo.errors import KeystoreError, ReceiptError
+from lienzo.pipeline.request import Request
+from lienzo.provenance.keys import PublicKey, Signer
+from lienzo.provenance.metadata import MAX_ADAPTERS, Embedding, Lora, Sha256, Software, Weights
+
+SALT_BYTES: Final = 32
+MAX_RECEIPT: Final = 1 << 20
+"""Characters of a signed receipt's JSON."""
+
+ID_BITS: Final = 48
+"""Of a record id: what the watermark carries."""
+
+Layer = Literal["credentials", "watermark", "log", "latent", "simulation"]
+"""What a picture was given besides its receipt."""
+
+RecordId = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Parent(_Frozen):
+    """A picture that went into this one.
+
+    Attributes:
+        sha256: of mode, size and raw pixels, see `lienzo.pipeline.request.InputImage`.
+    """
+
+    role: Literal["init", "mask"]
+    sha256: Sha256
+
+
+class Pixels(_Frozen):
+    """A picture by its pixels.
+
+    Attributes:
+        sha256: as `InputImage` has it.
+    """
+
+    sha256: Sha256
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+
+
+class Checked(_Frozen):
+    """What a safety check found, in its own words: see `lienzo.safety`."""
+
+    status: Literal["passed", "flagged", "blocked", "not_checked"]
+    reasons: tuple[Annotated[str, Field(max_length=1000)], ...] = ()
+    by: tuple[Annotated[str, Field(max_length=300)], ...] = ()
+
+
+class Receipt(_Frozen):
+    """What is signed.
+
+    Attributes:
+        id: the record's, 48 bits in hex: a keyed hash of the request's digest and the unmarked pixels, so that the same
+            request always has the same one; the pixel watermark carries it.
+        private: whether the picture carries its prompt nowhere.
+        request: SHA-256 of the canonical request. In private mode, where that would let a guess at the prompt be tested, a
+            commitment to it (`commit`).
+        prompt: a commitment to the prompts (`commit_prompt`).
+        settings: digest of the model's configurations, see `lienzo.models.bundle.Bundle.settings_digest`.
+        picture: the finished pixels, before the file format.
+        unmarked: SHA-256 of the pixels before any mark, as the model made them.
+        perceptual: `lienzo.provenance.perceptual.perceptual_hash` of the finished picture.
+        parents: pictures that went in.
+        safety: of the prompt and of the picture.
+        made: UTC, RFC 3339; by this machine's own clock.
+        seconds: that the picture took; of several made at once, its share.
+        joules: that the processors took meanwhile, where the machine measures it; None: not measured.
+    """
+
+    version: Literal[1] = 1
+    id: RecordId
+    private: bool
+    request: Sha256
+    prompt: Sha256
+    weights: Weights
+    adapters: tuple[Lora, ...] = Field(default=(), max_length=MAX_ADAPTERS)
+    embeddings: tuple[Embedding, ...] = Field(default=(), max_length=MAX_ADAPTERS)
+    settings: Sha256
+    dtype: str = Field(max_length=20)
+    device: str = Field(max_length=20)
+    software: Software
+    picture: Pixels
+    unmarked: Sha256
+    perceptual: str = Field(pattern="^[0-9a-f]{16}$")
+    parents: tuple[Parent, ...] = Field(default=(), max_length=10)
+    safety: Checked
+    marks: tuple[Layer, ...]
+    made: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+    seconds: float = Field(ge=0)
+    joules: float | None = Field(default=None, ge=0)
+
+    @property
+    def canonical(self) -> bytes:
+        """RFC 8785 JSON; what is not given is left out."""
+        return rfc8785.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+class SignedReceipt(_Frozen):
+    """A receipt with its signature over the canonical form, and the key to check it with.
+
+    That the signature is right says only that the holder of that key signed; whose it is, a trust list says.
+    """
+
+    receipt: Receipt
+    algorithm: Literal["ed25519", "es256"]
+    key: str = Field(max_length=400, description="SubjectPublicKeyInfo, DER, base64")
+    signature: str = Field(max_length=100, description="base64")
+
+    @classmethod
+    def sign(cls, receipt: Receipt, signer: Signer) -> Self:
+        signature = signer.sign(_CONTEXT + receipt.canonical)
+        key = base64.b64encode(signer.public.spki).decode()
+        return cls(
+            receipt=receipt,
+            algorithm=signer.public.algorithm,
+            key=key,
+            signature=base64.b64encode(signature).decode(),
+        )
+
+    @classmethod
+    def read(cls, document: str | bytes | Any) -> Self:
+        """From JSON, or from what was read from JSON.
+
+        Raises:
+            ReceiptError: not a receipt, or one with anything unknown in it.
+        """
+        try:
+            if isinstance(document, str | bytes):
+                if len(document) > MAX_RECEIPT:
+                    raise ReceiptError(f"the receipt has {len(document):,} bytes, more than the {MAX_RECEIPT:,} allowed.")
+                document = from_json(document, allow_inf_nan=False)
+            # JSON's own rules: no number for a string, no list but for a tuple
+            return cls.model_validate_json(rfc8785.dumps(document), strict=True)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, found["loc"])) or "the whole"
+            raise ReceiptError(f"not a receipt of lienzo's: {where[:100]}: {found['msg']}.") from None
+        except (ValueError, TypeError, RecursionError) as error:
+            if isinstance(error, ReceiptError):
+                raise
+            raise ReceiptError(f"the receipt cannot be read ({str(error)[:200]}).") from None
+
+    @property
+    def public(self) -> PublicKey:
+        """The key that it says it was signed with.
+
+        Raises:
+            ReceiptError: no key.
+        """
+        try:
+            key = PublicKey.from_spki(base64.b64decode(self.key, validate=True))
+        except (binascii.Error, KeystoreError) as error:
+            raise ReceiptError(f"the receipt's key cannot be read: {error}") from None
+        if key.algorithm != self.algorithm:
+            raise ReceiptError(f"the receipt says {self.algorithm}, its key is for {key.algorithm}.")
+        return key
+
+    @property
+    def holds(self) -> bool:
+        """Whether the signature is right for exactly this receipt.
+
+        Raises:
+            ReceiptError: no key, or no signature, that can be read.
+        """
+        try:
+            signature = base64.b64decode(self.signature, validate=True)
+        except binascii.Error:
+            raise ReceiptError("the receipt's signature is not base64.") from None
+        return self.public.verify(_CONTEXT + self.receipt.canonical, signature)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def canonical(self) -> bytes:
+        return rfc8785.dumps(self.document)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the signed receipt in hex: what the log holds of it."""
+        return hashlib.sha256(self.canonical).hexdigest()
+
+
+_CONTEXT: Final = b"lienzo receipt v1\n"
+"""Before what is signed, so that a signature under anything else of ours is never one under a receipt."""
+
+
+def new_salt() -> bytes:
+    """From the system's source of secrets: 256 bits."""
+    return secrets.token_bytes(SALT_BYTES)
+
+
+def commit(content: bytes, salt: bytes) -> str:
+    """HMAC-SHA-256 under the salt, in hex: it binds, and hides as long as the salt is secret.
+
+    Raises:
+        ReceiptError: a salt of another length.
+    """
+    if len(salt) != SALT_BYTES:
+        raise ReceiptError(f"got a salt of {len(salt)} bytes; expected {SALT_BYTES}.")
+    return hmac.new(salt, content, hashlib.sha256).hexdigest()
+
+
+def commit_prompt(request: Request, salt: bytes) -> str:
+    """To the prompt and the negative prompt alone."""
+    return commit(b"prompt\n" + rfc8785.dumps([request.prompt, request.negative_prompt]), salt)
+
+
+def commit_request(request: Request, salt: bytes | None) -> str:
+    """To everything that was asked for; without a salt its plain digest."""
+    return request.digest if salt is None else commit(b"request\n" + request.canonical, salt)
+
+
+def opens(receipt: Receipt, request: Request, salt: bytes) -> bool:
+    """Whether the receipt's commitments are to this request."""
+    return (receipt.prompt, receipt.request) == (
+        commit_prompt(request, salt),
+        commit_request(request, salt if receipt.private else None),
+    )
+
+
+def record_id(key: bytes, request: Request, unmarked: str) -> int:
+    """48 bits: a keyed hash of the request's digest and of the unmarked pixels' SHA-256.
+
+    The same request gives the same id, and so the same marked picture; without the key it tells nothing.
+    """
+    message = b"lienzo record id v1\n" + bytes.fromhex(request.digest) + bytes.fromhex(unmarked)
+    return int.from_bytes(hmac.new(key, message, hashlib.sha256).digest()[: ID_BITS // 8])
+
+
+def entry(signed: SignedReceipt) -> bytes:
+    """What the log holds of a receipt: canonical JSON of its id, digests and hash, no word of the prompt."""
+    receipt = signed.receipt
+    return rfc8785.dumps(
+        {
+            "version": 1,
+            "id": receipt.id,
+            "receipt": signed.digest,
+            "picture": receipt.picture.sha256,
+            "perceptual": receipt.perceptual,
+            "made": receipt.made,
+        }
+    )
+
+
+class Entry(_Frozen):
+    """A log entry, read: see `entry`."""
+
+    version: Literal[1]
+    id: RecordId
+    receipt: Sha256
+    picture: Sha256
+    perceptual: str = Field(pattern="^[0-9a-f]{16}$")
+    made: str = Field(max_length=40)
+
+    @classmethod
+    def read(cls, data: bytes) -> Self:
+        """
+        Raises:
+            ReceiptError: not an entry of lienzo's.
+        """
+        try:
+            return cls.model_validate_json(data, strict=True)
+        except ValidationError as error:
+            raise ReceiptError(f"not a log entry of lienzo's: {error.errors(include_url=False)[0]['msg']}.") from None
+
+
+def parents(request: Request) -> Sequence[Parent]:
+    """The pictures that a request starts from."""
+    given = {"init": request.init, "mask": request.mask}
+    return tuple(Parent(role=role, sha256=one.sha256) for role, one in given.items() if one is not None)  # type: ignore[arg-type]
