@@ -15,6 +15,7 @@ LienzoError
 │   ├── UnsafePickleError       a pickle that asks for more than tensors; nothing of it was run
 │   └── KeysError               missing, unexpected or wrongly shaped tensors, all of them listed
 ├── OutputError                 the picture could not be written
+├── KeystoreError               a signing key or secret that cannot be used, made or found
 └── NonFiniteError              NaN or infinity appeared while a picture was made
 """
 
@@ -108,6 +109,10 @@ class KeysError(WeightsError):
 
 class OutputError(LienzoError):
     """The picture could not be written (no permission, no space, no such folder)."""
+
+
+class KeystoreError(LienzoError):
+    """A key that cannot be used: readable by others, damaged, revoked, unknown, or its token cannot be reached."""
 
 
 class NonFiniteError(LienzoError):

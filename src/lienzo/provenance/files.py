@@ -70,12 +70,13 @@ def check_target(path: Path, *, if_exists: IfExists = "error") -> None:
     _write_temporary(path, b"\0").unlink()
 
 
-def place(data: bytes, path: Path, *, if_exists: IfExists = "error") -> Path:
+def place(data: bytes, path: Path, *, if_exists: IfExists = "error", mode: int = 0o666) -> Path:
     """Write a file: under a temporary name in the same folder, flushed to the disk, then given its name at once.
 
     Args:
         if_exists: "number" takes the next free name: cat.png, cat-2.png, cat-3.png ...; two processes that do so at the
             same time get two names.
+        mode: permissions, of which the process's umask takes away.
 
     Returns:
         The path that was written.
@@ -83,7 +84,7 @@ def place(data: bytes, path: Path, *, if_exists: IfExists = "error") -> Path:
     Raises:
         OutputError: it exists or cannot be written; nothing is left behind, and what was there is still there.
     """
-    temporary = _write_temporary(path, data)
+    temporary = _write_temporary(path, data, mode)
     try:
         written = _publish(temporary, path, if_exists)
         _flush_folder(path.parent)
@@ -99,10 +100,10 @@ def numbered(path: Path, number: int) -> Path:
     return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _write_temporary(path: Path, data: bytes) -> Path:
+def _write_temporary(path: Path, data: bytes, mode: int = 0o666) -> Path:
     temporary = path.with_name(f".lienzo-{secrets.token_hex(8)}.part")
     try:
-        with temporary.open("xb") as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

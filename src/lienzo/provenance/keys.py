@@ -1,0 +1,640 @@
+"""Keys: what signs receipts and log checkpoints, what they are checked with, and where they are kept.
+
+A folder of files that only their owner may read; nobody has to make it first:
+
+    receipts.1.pem    first signing key for receipts; once a later one is there, only its public half is left
+    receipts.2.pem    the current one: the highest number
+    watermark.1.hex   a secret; old ones stay, since old pictures still carry their marks
+    revoked/ID.json   when and why a key was revoked
+    trusted/ID.json   somebody else's public key, and what to call it
+
+Files are only ever added under a name that is free, or replaced at once, so that processes need no lock: two that
+make the first key at the same time end with the same key.
+"""
+
+import base64
+import binascii
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+from lienzo.errors import KeystoreError, OutputError
+from lienzo.provenance.files import place
+
+if TYPE_CHECKING:  # imported where it is used: it takes a tenth of a second
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+Algorithm = Literal["ed25519", "es256"]
+"""ed25519: RFC 8032. es256: ECDSA on P-256 with SHA-256, its signature written as r || s (RFC 7518, section 3.4)."""
+
+SECRET_BYTES = 32
+TRUST_FORMAT = "lienzo-keys/1"
+MAX_TRUST_FILE = 1_000_000
+_PURPOSE = re.compile(r"[a-z][a-z0-9-]{0,39}")
+_ID = re.compile(r"[0-9a-f]{64}")
+_HALF = 32  # bytes of r and of s
+_OTHERS = 0o077
+_OTHERS_WRITE = 0o022
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """What a signature is checked with.
+
+    Attributes:
+        spki: DER of SubjectPublicKeyInfo (RFC 5280, section 4.1).
+    """
+
+    algorithm: Algorithm
+    spki: bytes
+
+    @classmethod
+    def from_spki(cls, spki: bytes) -> "PublicKey":
+        """Read one and tell its algorithm.
+
+        Raises:
+            KeystoreError: damaged, or of an algorithm that lienzo does not use.
+        """
+        return cls._of(_load_public(spki))
+
+    @classmethod
+    def _of(cls, key: "Ed25519PublicKey | EllipticCurvePublicKey") -> "PublicKey":
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return cls("ed25519" if isinstance(key, Ed25519PublicKey) else "es256", spki)
+
+    @functools.cached_property
+    def id(self) -> str:
+        """SHA-256 of the SPKI in hex: the key's name everywhere."""
+        return hashlib.sha256(self.spki).hexdigest()
+
+    def verify(self, message: bytes, signature: bytes) -> bool:
+        """Whether the holder of the private key signed exactly this message."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+        from cryptography.hazmat.primitives.hashes import SHA256
+
+        if len(signature) != 2 * _HALF:  # of both algorithms
+            return False
+        key = _load_public(self.spki)
+        try:
+            if isinstance(key, Ed25519PublicKey):
+                key.verify(signature, message)
+            else:
+                r, s = (int.from_bytes(half) for half in (signature[:_HALF], signature[_HALF:]))
+                key.verify(encode_dss_signature(r, s), message, ECDSA(SHA256()))
+        except InvalidSignature:
+            return False
+        return True
+
+
+class Signer(Protocol):
+    """Whatever signs: a key file, a PKCS#11 token, a cloud's key service."""
+
+    @property
+    def algorithm(self) -> Algorithm: ...
+
+    @property
+    def public(self) -> PublicKey: ...
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes: an Ed25519 signature, or r || s of ES256."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalSigner:
+    """A private key in this process's memory."""
+
+    public: PublicKey
+    _key: "Ed25519PrivateKey | EllipticCurvePrivateKey" = field(repr=False, compare=False)
+
+    @classmethod
+    def generate(cls, algorithm: Algorithm = "ed25519") -> "LocalSigner":
+        from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+        return cls.of(
+            ed25519.Ed25519PrivateKey.generate() if algorithm == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+        )
+
+    @classmethod
+    def of(cls, key: "Ed25519PrivateKey | EllipticCurvePrivateKey") -> "LocalSigner":
+        return cls(PublicKey._of(key.public_key()), key)
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> "LocalSigner":
+        """Read a PKCS#8 key (RFC 5208) without a password.
+
+        Raises:
+            KeystoreError: damaged, locked with a password, or of an algorithm that lienzo does not use.
+        """
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        try:
+            key = load_pem_private_key(pem, None)
+        except TypeError:
+            raise KeystoreError(
+                "the key is locked with a password. Give one without, in a file of mode 0600."
+            ) from None
+        except (ValueError, UnsupportedAlgorithm):
+            raise KeystoreError("no private key in PKCS#8 PEM form.") from None
+        if not isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
+            raise KeystoreError(f"got a key of type {type(key).__name__}. Allowed: Ed25519, and ECDSA on P-256.")
+        _check_curve(key)
+        return cls.of(key)
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return self.public.algorithm
+
+    @property
+    def pem(self) -> bytes:
+        """The private key as PKCS#8 PEM."""
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes: an Ed25519 signature, or r || s of ES256."""
+        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+        from cryptography.hazmat.primitives.hashes import SHA256
+
+        if isinstance(self._key, Ed25519PrivateKey):
+            return self._key.sign(message)
+        return b"".join(n.to_bytes(_HALF) for n in decode_dss_signature(self._key.sign(message, ECDSA(SHA256()))))
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """When and why a key stopped being trusted. Times are UTC, RFC 3339."""
+
+    time: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class KnownKey:
+    """A public key and what is known about it.
+
+    Attributes:
+        public: the key.
+        name: its purpose ("receipts", "log" ...), or, of somebody else's, the name it was trusted under.
+        own: whether this keystore made it.
+        made, retired: UTC, RFC 3339; retired is None for the current key of a purpose, and both for somebody else's
+            where nothing is said.
+        revoked: None where it was not.
+    """
+
+    public: PublicKey
+    name: str
+    own: bool
+    made: str | None
+    retired: str | None
+    revoked: Revocation | None
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As `Keystore.export` writes it."""
+        optional = {"made": self.made, "retired": self.retired}
+        return {
+            "id": self.public.id,
+            "name": self.name,
+            "algorithm": self.public.algorithm,
+            "spki": base64.b64encode(self.public.spki).decode(),
+            **{name: value for name, value in optional.items() if value is not None},
+            **({"revoked": {"time": self.revoked.time, "reason": self.revoked.reason}} if self.revoked else {}),
+        }
+
+
+class Keystore:
+    """A folder of keys, made on first use.
+
+    Args:
+        folder: None: `home()/keys`.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = home() / "keys" if folder is None else Path(folder)
+
+    def signer(self, purpose: str = "receipts", *, algorithm: Algorithm = "ed25519") -> Signer:
+        """The current key of a purpose.
+
+        Args:
+            algorithm: of the first key, if there is none yet; an existing one keeps its own.
+
+        Raises:
+            KeystoreError: a key file that others may read, or a damaged one.
+        """
+        while True:
+            latest = self._latest(purpose, "pem")
+            if latest is None:
+                self._add(purpose, "pem", 1, lambda: _private_file(purpose, algorithm))
+                continue
+            text = self._read(latest)
+            if b"PRIVATE KEY" not in text:
+                if self._latest(purpose, "pem") != latest:
+                    continue  # another process replaced it in between
+                raise KeystoreError(
+                    f"{latest}: holds no private key. Run `lienzo keys rotate {purpose}` to have a new one made."
+                )
+            with _of_file(latest):
+                signer = LocalSigner.from_pem(text)
+            if self._revocation(signer.public.id) is None:
+                return signer
+            self.rotate(purpose)  # was stopped between revoking the key and making the next one
+
+    def secret(self, purpose: str) -> bytes:
+        """32 random bytes, made on first use; the current ones of a purpose.
+
+        Raises:
+            KeystoreError: a file that others may read, or a damaged one.
+        """
+        if self._latest(purpose, "hex") is None:
+            self._add(purpose, "hex", 1, _secret_file)
+        return self.secrets(purpose)[0]
+
+    def secrets(self, purpose: str) -> list[bytes]:
+        """All that were ever current, newest first: what marked a picture long ago is needed to find the mark."""
+        return [self._read_secret(path) for path in reversed(self._generations(purpose, "hex"))]
+
+    def rotate(self, purpose: str, *, algorithm: Algorithm | None = None) -> PublicKey | None:
+        """Make the next key of a purpose. The old one can sign no more; what it signed can still be checked.
+
+        Args:
+            algorithm: None: the current key's.
+
+        Returns:
+            The new key; None for a secret, of which nothing is public.
+
+        Raises:
+            KeystoreError: there is nothing of that purpose.
+        """
+        if (latest := self._latest(purpose, "pem")) is not None:
+            kind = algorithm or self._read_public(latest).algorithm
+            self._add(purpose, "pem", _number(latest) + 1, lambda: _private_file(purpose, kind))
+            self._forget_private(purpose)
+            return self.signer(purpose).public
+        if (latest := self._latest(purpose, "hex")) is not None:
+            self._add(purpose, "hex", _number(latest) + 1, _secret_file)
+            return None
+        there = ", ".join(sorted({path.name.split(".")[0] for path in self._files()})) or "none yet"
+        raise KeystoreError(f"got the purpose {purpose!r}, of which there is no key. There are: {there}.")
+
+    def revoke(self, key_id: str, reason: str) -> KnownKey:
+        """Say that a key is not to be trusted. What it signed then counts for nothing, since nobody can tell when it
+        was signed. The current key of a purpose is followed by a new one. Once revoked, the first time and reason stay.
+
+        Args:
+            key_id: the whole id, or so much of its beginning that only one key has it; at least 8 digits.
+
+        Raises:
+            KeystoreError: no such key, several, or an empty reason.
+        """
+        if not reason.strip():
+            raise KeystoreError("reason: got nothing. Say in a few words why the key is not to be trusted any more.")
+        known = self.find(key_id)
+        self._mark_revoked(known.public.id, Revocation(_now(), reason.strip()))
+        if known.own and known.retired is None:
+            self.rotate(known.name)
+        return self.find(known.public.id)
+
+    def keys(self) -> list[KnownKey]:
+        """All public keys: own ones of each purpose in the order they were made, then those of others by name."""
+        own = []
+        for purpose in sorted({path.name.split(".")[0] for path in self._files() if path.suffix == ".pem"}):
+            files = self._generations(purpose, "pem")
+            made = [_made(path, self._read(path)) for path in files]
+            for path, begin, end in zip(files, made, [*made[1:], None], strict=True):
+                public = self._read_public(path)
+                own.append(KnownKey(public, purpose, True, begin, end, self._revocation(public.id)))
+        seen = {key.public.id for key in own}
+        others = [key for key in self._trusted() if key.public.id not in seen]
+        return own + sorted(others, key=lambda key: (key.name, key.public.id))
+
+    def find(self, key_id: str) -> KnownKey:
+        """The key of that id, or of an id that begins so.
+
+        Raises:
+            KeystoreError: none, or several.
+        """
+        found = [key for key in self.keys() if key.public.id.startswith(key_id)] if len(key_id) >= 8 else []
+        if len(found) != 1:
+            what = "several keys begin so" if found else "no key has that id"
+            raise KeystoreError(
+                f"got the key id {key_id[:64]!r}; {what}. Give 8 digits or more of one that `lienzo keys list` shows."
+            )
+        return found[0]
+
+    def export(self, name: str | None = None) -> dict[str, Any]:
+        """The own public keys as a trust list, which another keystore reads with `trust`.
+
+        Args:
+            name: what others are to call this keystore; it stands before each purpose.
+        """
+        keys = [key.document for key in self.keys() if key.own]
+        for key in keys:
+            key["name"] = f"{name}: {key['name']}" if name else key["name"]
+        return {"format": TRUST_FORMAT, "keys": keys}
+
+    def trust(self, document: bytes | Mapping[str, Any]) -> list[KnownKey]:
+        """Take the public keys of a trust list for trustworthy, and its revocations for known.
+
+        Nothing in the list vouches for it: get it from its owner by a way that you trust. A revocation that is known
+        already stays, even where the list has it no more.
+
+        Raises:
+            KeystoreError: no trust list, or damaged; then none of it is taken.
+        """
+        keys = list(_from_document(document))
+        for key in keys:
+            text = json.dumps(key.document, indent=2, ensure_ascii=False).encode()
+            self._place("trusted", key.public.id, text, "overwrite")
+            if key.revoked is not None:
+                self._mark_revoked(key.public.id, key.revoked)
+        return [self.find(key.public.id) for key in keys]
+
+    # Files
+
+    def _latest(self, purpose: str, kind: str) -> Path | None:
+        return next(reversed(self._generations(purpose, kind)), None)
+
+    def _generations(self, purpose: str, kind: str) -> list[Path]:
+        if not _PURPOSE.fullmatch(purpose):
+            raise KeystoreError(f"got the purpose {purpose[:40]!r}; use small letters, digits and hyphens.")
+        return [path for path in self._files() if path.name.split(".")[0] == purpose and path.suffix == f".{kind}"]
+
+    def _files(self) -> list[Path]:
+        """Of all generations, oldest first."""
+        try:
+            _check_folder(self.folder)
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _unreadable(self.folder, error) from None
+        ours = [name for name in names if re.fullmatch(rf"{_PURPOSE.pattern}\.[1-9][0-9]*\.(pem|hex)", name)]
+        return sorted((self.folder / name for name in ours), key=_number)
+
+    def _add(self, purpose: str, kind: str, number: int, content: Callable[[], bytes]) -> None:
+        """Write a generation, unless another process was quicker; then its file stands."""
+        path = self._own_folder() / f"{purpose}.{number}.{kind}"
+        try:
+            place(content(), path, mode=0o600)
+        except OutputError:
+            if not path.exists():
+                raise
+
+    def _own_folder(self, *below: str) -> Path:
+        folder = self.folder.joinpath(*below)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_folder(folder)
+        except OSError as error:
+            raise KeystoreError(
+                f"{folder} cannot be made: {error.strerror or error}. Set LIENZO_HOME to a folder that you may write to."
+            ) from None
+        return folder
+
+    def _place(self, below: str, name: str, text: bytes, if_exists: Literal["error", "overwrite"]) -> None:
+        self._own_folder()
+        place(text, self._own_folder(below) / f"{name}.json", if_exists=if_exists, mode=0o600)
+
+    def _read(self, path: Path) -> bytes:
+        """A file that may hold a private key: only if nobody else can read it."""
+        try:
+            with path.open("rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
+                if os.name == "posix" and mode & _OTHERS:
+                    raise KeystoreError(
+                        f"{path}: others may read it or write to it (mode {mode & 0o777:04o}), so it may be theirs too. "
+                        f"Allowed: only you, mode 0600. Run: chmod 600 {path} , and if others use this machine, "
+                        f"`lienzo keys rotate {path.name.split('.')[0]}` after it."
+                    )
+                return file.read(100_000)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+
+    def _read_public(self, path: Path) -> PublicKey:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+        text = self._read(path)
+        with _of_file(path):
+            if b"PRIVATE KEY" in text:
+                return LocalSigner.from_pem(text).public
+            try:
+                key = load_pem_public_key(text)
+            except (ValueError, UnsupportedAlgorithm):
+                raise KeystoreError("holds no key. Restore the file, or remove it if it is not lienzo's.") from None
+            return PublicKey.from_spki(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+    def _read_secret(self, path: Path) -> bytes:
+        try:
+            secret = bytes.fromhex(self._read(path).decode("ascii"))
+        except ValueError:
+            secret = b""
+        if len(secret) != SECRET_BYTES:
+            raise KeystoreError(f"{path}: damaged; expected {2 * SECRET_BYTES} hexadecimal digits. Restore the file.")
+        return secret
+
+    def _forget_private(self, purpose: str) -> None:
+        """Leave only the public half of all but the current key."""
+        for path in self._generations(purpose, "pem")[:-1]:
+            text = self._read(path)
+            if b"PRIVATE KEY" in text:
+                public = self._read_public(path)
+                place(_public_file(public, purpose, _made(path, text)), path, if_exists="overwrite", mode=0o600)
+
+    def _trusted(self) -> Iterator[KnownKey]:
+        for path in sorted(self._documents("trusted")):
+            document = {"format": TRUST_FORMAT, "keys": [_json(path, self._read(path))]}
+            with _of_file(path):
+                (key,) = _from_document(document)
+            yield replace(key, revoked=self._revocation(key.public.id))
+
+    def _documents(self, below: str) -> list[Path]:
+        folder = self.folder / below
+        return [path for path in folder.glob("*.json") if _ID.fullmatch(path.stem)]
+
+    def _revocation(self, key_id: str) -> Revocation | None:
+        path = self.folder / "revoked" / f"{key_id}.json"
+        if not path.exists():
+            return None
+        # A damaged file still revokes: the safe reading.
+        return _revocation(_json(path, self._read(path))) or Revocation("unknown", f"{path} is damaged")
+
+    def _mark_revoked(self, key_id: str, revocation: Revocation) -> None:
+        if self._revocation(key_id) is not None:
+            return
+        text = json.dumps({"time": revocation.time, "reason": revocation.reason}, ensure_ascii=False).encode()
+        try:
+            self._place("revoked", key_id, text, "error")
+        except OutputError:
+            if self._revocation(key_id) is None:  # not just another process that was quicker
+                raise
+
+
+def home() -> Path:
+    """Where lienzo keeps what is its user's: $LIENZO_HOME, else `lienzo` in the platform's folder for configuration."""
+    if chosen := os.environ.get("LIENZO_HOME"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "lienzo"
+
+
+def _check_folder(folder: Path) -> None:
+    mode = folder.stat().st_mode
+    if os.name == "posix" and mode & _OTHERS_WRITE:
+        raise KeystoreError(
+            f"{folder}: others may write to it (mode {mode & 0o777:04o}) and could plant a key of theirs. "
+            f"Check that its keys are yours, then run: chmod 700 {folder}"
+        )
+
+
+def _from_document(document: bytes | Mapping[str, Any]) -> Iterator[KnownKey]:
+    """The keys of a trust list.
+
+    Raises:
+        KeystoreError: where anything of it is not as `Keystore.export` writes it.
+    """
+    if isinstance(document, bytes):
+        if len(document) > MAX_TRUST_FILE:
+            raise KeystoreError(f"got {len(document):,} bytes; a trust list has at most {MAX_TRUST_FILE:,}.")
+        document = _json(None, document)
+    keys = document.get("keys")
+    if document.get("format") != TRUST_FORMAT or not isinstance(keys, list):
+        raise KeystoreError(f"no trust list: expected what `lienzo keys export` writes (format {TRUST_FORMAT!r}).")
+    for number, key in enumerate(keys, 1):
+        try:
+            public = PublicKey.from_spki(base64.b64decode(key["spki"], validate=True))
+            name, revoked = key["name"], key.get("revoked")
+            made, retired = key.get("made"), key.get("retired")
+            if not (isinstance(name, str) and 0 < len(name) <= 200):
+                raise KeystoreError("name: expected up to 200 characters.")
+            if (key["id"], key["algorithm"]) != (public.id, public.algorithm):
+                raise KeystoreError("its id or algorithm is not that of its spki.")
+            if not all(time is None or (isinstance(time, str) and len(time) <= 40) for time in (made, retired)):
+                raise KeystoreError("made, retired: expected times in RFC 3339 form.")
+            revocation = None if revoked is None else _revocation(revoked)
+            if (revoked is None) != (revocation is None):
+                raise KeystoreError("revoked: expected a time and a reason.")
+        except (KeystoreError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+            why = f"{error} is missing." if isinstance(error, KeyError) else str(error)
+            raise KeystoreError(f"key {number} of the trust list: {why} Nothing of the list was taken.") from None
+        yield KnownKey(public, name, False, made, retired, revocation)
+
+
+def _revocation(document: Mapping[str, Any]) -> Revocation | None:
+    time, reason = document.get("time"), document.get("reason")
+    if isinstance(time, str) and isinstance(reason, str) and len(time) <= 40 and 0 < len(reason) <= 1000:
+        return Revocation(time, reason)
+    return None
+
+
+def _json(path: Path | None, text: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise KeystoreError(f"{path or 'the trust list'}: not a JSON object.")
+    return document
+
+
+@functools.lru_cache(maxsize=256)
+def _load_public(spki: bytes) -> "Ed25519PublicKey | EllipticCurvePublicKey":
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    try:
+        key = load_der_public_key(spki)
+    except (ValueError, UnsupportedAlgorithm):
+        raise KeystoreError("not a public key in SPKI form.") from None
+    if not isinstance(key, ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey):
+        raise KeystoreError(f"got a key of type {type(key).__name__}. Allowed: Ed25519, and ECDSA on P-256.")
+    _check_curve(key)
+    return key
+
+
+def _check_curve(key: Any) -> None:
+    curve = getattr(key, "curve", None)
+    if curve is not None and curve.name != "secp256r1":
+        raise KeystoreError(f"got an ECDSA key on {curve.name}. Allowed: Ed25519, and ECDSA on P-256.")
+
+
+def _private_file(purpose: str, algorithm: Algorithm) -> bytes:
+    if algorithm not in get_args(Algorithm):
+        raise KeystoreError(f"got the algorithm {algorithm!r}. Allowed: {', '.join(get_args(Algorithm))}.")
+    return _explained(purpose, _now()) + LocalSigner.generate(algorithm).pem
+
+
+def _public_file(public: PublicKey, purpose: str, made: str) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    pem = _load_public(public.spki).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return _explained(purpose, made) + pem
+
+
+def _explained(purpose: str, made: str) -> bytes:
+    """Lines before the key, which readers of PEM pass over (RFC 7468, section 2)."""
+    return f"lienzo's key for {purpose}\nmade {made}\n\n".encode()
+
+
+def _secret_file() -> bytes:
+    return secrets.token_hex(SECRET_BYTES).encode()
+
+
+def _made(path: Path, text: bytes) -> str:
+    """When a key was made: as its file says, else (somebody put the key there) when the file was written."""
+    found = re.search(rb"^made ([0-9TZ:.+-]{1,40})$", text, re.M)
+    return found[1].decode() if found else _spelled(datetime.fromtimestamp(path.stat().st_mtime, UTC))
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split(".")[1])
+
+
+def _now() -> str:
+    return _spelled(datetime.now(UTC))
+
+
+def _spelled(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _unreadable(path: Path, error: OSError) -> KeystoreError:
+    return KeystoreError(f"{path}: cannot be read: {error.strerror or error}. Make it readable for yourself alone.")
+
+
+@contextlib.contextmanager
+def _of_file(path: Path) -> Iterator[None]:
+    """Say in errors which file it is."""
+    try:
+        yield
+    except KeystoreError as error:
+        raise KeystoreError(f"{path}: {error}") from None
