@@ -47,14 +47,19 @@ class InputImage(BaseModel):
     width: int = Field(ge=1)
     height: int = Field(ge=1)
     _image: Image.Image | None = PrivateAttr(default=None)
+    _file: bytes | None = PrivateAttr(default=None)
 
     @classmethod
-    def of(cls, image: Image.Image) -> Self:
-        """From any PIL picture; see `lienzo.images.normalize` for what becomes of rotation, CMYK and so on."""
+    def of(cls, image: Image.Image, file: bytes | None = None) -> Self:
+        """From any PIL picture; see `lienzo.images.normalize` for what becomes of rotation, CMYK and so on.
+
+        Args:
+            file: that it was read from, whose own credentials are kept as an ingredient's.
+        """
         image = normalize(image)
         header = f"{image.mode} {image.width}x{image.height}\n".encode()
         made = cls(sha256=hashlib.sha256(header + image.tobytes()).hexdigest(), width=image.width, height=image.height)
-        made._image = image
+        made._image, made._file = image, file
         return made
 
     def __eq__(self, other: object) -> bool:
@@ -62,6 +67,11 @@ class InputImage(BaseModel):
 
     def __hash__(self) -> int:
         return hash(self.sha256)
+
+    @property
+    def file(self) -> bytes | None:
+        """The file that it was read from, where it was one."""
+        return self._file
 
     @property
     def image(self) -> Image.Image:
@@ -80,9 +90,9 @@ class InputImage(BaseModel):
 
 def _as_input(value: Any) -> Any:
     if isinstance(value, (str, Path)):
-        value = open_image(Path(value))
-    elif isinstance(value, bytes):
-        value = open_image(value)
+        return InputImage.of(open_image(Path(value)), Path(value).read_bytes())
+    if isinstance(value, bytes):
+        return InputImage.of(open_image(value), value)
     return InputImage.of(value) if isinstance(value, Image.Image) else value
 
 

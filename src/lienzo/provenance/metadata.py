@@ -28,11 +28,10 @@ from pydantic_core import from_json
 from lienzo import __version__
 from lienzo.diffusion.schedule import Prediction
 from lienzo.errors import MetadataError, OutputError, RequestError
-from lienzo.images import MAX_PIXELS
+from lienzo.images import MAX_PIXELS, to_image
 from lienzo.models.bundle import Bundle
 from lienzo.pipeline.generate import Result
 from lienzo.pipeline.request import InputImage, Request
-from lienzo.provenance.files import IfExists, kind_of, place
 from lienzo.provenance.infotext import infotext
 from lienzo.weights.hub import HUB_ID
 
@@ -106,6 +105,7 @@ class Record(BaseModel):
         threads: that torch computed with on the CPU: with another number, sums come out in another order and the last
             bits differ.
         picture: digest and size of the pixels before the file format, which a JPEG does not keep, was applied.
+        unmarked: digest of the pixels before anything was marked in them; None where nothing was.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -123,16 +123,18 @@ class Record(BaseModel):
     threads: int | None = Field(default=None, ge=1, le=4096)
     software: Software
     picture: InputImage
+    unmarked: Sha256 | None = None
 
     @classmethod
     def of(cls, result: Result) -> Self:
         """The record of a finished picture. Computes the weights' digest when it is asked for the first time."""
-        picture = InputImage.of(result.image)
+        picture, made = InputImage.of(result.image), InputImage.of(to_image(result.pixels))
         bare = InputImage(sha256=picture.sha256, width=picture.width, height=picture.height)
-        return cls._of(result.bundle, result.request, bare)
+        return cls.about(result.bundle, result.request, bare, None if made == picture else made.sha256)
 
     @classmethod
-    def _of(cls, bundle: Bundle, request: Request, picture: InputImage) -> Self:
+    def about(cls, bundle: Bundle, request: Request, picture: InputImage, unmarked: str | None = None) -> Self:
+        """The record of a picture of this request and model."""
         weight = next(bundle.unet.parameters())
         return cls(
             version=2 if bundle.adapters or bundle.embeddings else 1,
@@ -148,6 +150,7 @@ class Record(BaseModel):
             threads=torch.get_num_threads() if weight.device.type == "cpu" else None,
             software=Software(lienzo=__version__, torch=torch.__version__),
             picture=picture,
+            unmarked=unmarked,
         )
 
     @classmethod
@@ -185,6 +188,11 @@ class Record(BaseModel):
             raise MetadataError(f"the record is damaged ({error}).") from None
 
     @property
+    def model_made(self) -> str:
+        """Digest of the pixels as the model made them."""
+        return self.unmarked or self.picture.sha256
+
+    @property
     def canonical(self) -> bytes:
         """The record as RFC 8785 JSON."""
         return rfc8785.dumps(self.model_dump(mode="json", exclude_none=True))
@@ -195,52 +203,29 @@ def public_name(bundle: Bundle) -> str:
     return bundle.name if HUB_ID.fullmatch(bundle.name) else re.split(r"[\\/]", bundle.name.rstrip("\\/"))[-1]
 
 
-def save(result: Result, path: str | Path, *, if_exists: IfExists = "error", quality: int = 95) -> Path:
-    """Write a finished picture with its record: PNG, JPEG or WebP (lossless), by the file's extension.
+def file_options(record: Record | None, kind: str, quality: int = 95) -> dict[str, Any]:
+    """What PIL is to write beside the pixels, and how.
 
     Args:
-        if_exists: what to do when the file is there: "error", "overwrite", or "number", which takes the next free name.
-        quality: of a JPEG, 1 to 100.
-
-    Returns:
-        The path that was written.
-
-    Raises:
-        OutputError: unknown extension, a file in the way, or it cannot be written; no half-written file stays.
-    """
-    path = Path(path)
-    return place(encode(result, kind_of(path), quality=quality), path, if_exists=if_exists)
-
-
-def encode(result: Result, kind: str, *, quality: int = 95) -> bytes:
-    """The bytes of a picture's file with its record.
-
-    Args:
-        kind: "PNG", "JPEG" or "WEBP".
+        record: None: nothing beside the pixels.
 
     Raises:
         OutputError: a request too long for a JPEG.
     """
-    options = _options(Record.of(result), kind, quality)
-    buffer = io.BytesIO()
-    result.image.save(buffer, kind, **options)
-    return buffer.getvalue()
+    texts = {} if record is None else _texts(record, kind)
+    if kind == "PNG":
+        return texts
+    if kind == "WEBP":
+        return {**texts, "lossless": True, "quality": 80}
+    longest = max(map(len, texts.values()), default=0)
+    if longest > JPEG_SEGMENT:
+        raise OutputError(
+            f"The request takes {longest:,} bytes, and a JPEG holds {JPEG_SEGMENT:,}. Save as .png or .webp."
+        )
+    return {**texts, "quality": quality, "subsampling": 0}
 
 
-def check_room(bundle: Bundle, request: Request, kind: str) -> None:
-    """Find out before any work whether a file of that kind can hold a complete request (see `encode`).
-
-    Raises:
-        OutputError: a request too long for a JPEG.
-    """
-    if kind == "JPEG":  # the others hold any
-        assert request.width and request.height
-        unknown = InputImage(sha256="0" * 64, width=request.width, height=request.height)  # as long as the real one
-        _options(Record._of(bundle, request, unknown), kind)
-
-
-def _options(record: Record, kind: str, quality: int = 95) -> dict[str, Any]:
-    """What PIL is to write beside the pixels, and how."""
+def _texts(record: Record, kind: str) -> dict[str, Any]:
     document = record.canonical.decode()
     text = infotext(
         record.request,
@@ -254,15 +239,7 @@ def _options(record: Record, kind: str, quality: int = 95) -> dict[str, Any]:
         chunks.add_text("parameters", text)
         chunks.add_itxt(KEY, document)
         return {"pnginfo": chunks}
-    texts = {"exif": _exif(text), "xmp": _xmp(document)}
-    if kind == "WEBP":
-        return {**texts, "lossless": True, "quality": 80}
-    longest = max(len(value) for value in texts.values())
-    if longest > JPEG_SEGMENT:
-        raise OutputError(
-            f"The request takes {longest:,} bytes, and a JPEG holds {JPEG_SEGMENT:,}. Save as .png or .webp."
-        )
-    return {**texts, "quality": quality, "subsampling": 0}
+    return {"exif": _exif(text), "xmp": _xmp(document)}
 
 
 def read(source: str | Path | bytes) -> Record:

@@ -151,7 +151,9 @@ class SignedReceipt(_Frozen):
         try:
             if isinstance(document, str | bytes):
                 if len(document) > MAX_RECEIPT:
-                    raise ReceiptError(f"the receipt has {len(document):,} bytes, more than the {MAX_RECEIPT:,} allowed.")
+                    raise ReceiptError(
+                        f"the receipt has {len(document):,} bytes, more than the {MAX_RECEIPT:,} allowed."
+                    )
                 document = from_json(document, allow_inf_nan=False)
             # JSON's own rules: no number for a string, no list but for a tuple
             return cls.model_validate_json(rfc8785.dumps(document), strict=True)

@@ -1,0 +1,208 @@
+"""Marking a finished picture: watermark, receipt, log entry, and what its file is signed with.
+
+Everything that goes into pixels is a keyed function of the request and of the picture, so that the same request gives the
+same picture with marks on; what depends on chance and time (salt, signature, place in the log) lies beside the pixels.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from PIL import Image
+
+from lienzo import __version__
+from lienzo.images import to_image
+from lienzo.pipeline.generate import Result
+from lienzo.pipeline.request import InputImage
+from lienzo.provenance.energy import Spent
+from lienzo.provenance.keys import Keystore
+from lienzo.provenance.metadata import Embedding, Lora, Software, Weights, public_name
+from lienzo.provenance.perceptual import perceptual_hash
+from lienzo.provenance.receipt import (
+    Checked,
+    Layer,
+    Pixels,
+    Receipt,
+    SignedReceipt,
+    commit_prompt,
+    commit_request,
+    entry,
+    new_salt,
+    parents,
+    record_id,
+)
+from lienzo.provenance.settings import Settings
+
+if TYPE_CHECKING:
+    from lienzo.provenance.log import Log, LogProof
+
+NOT_CHECKED: Final = Checked(status="not_checked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marked(Result):
+    """A finished picture that can prove where it comes from.
+
+    `pixels` and `latents` are the model's own; `image` is the picture with what was marked in it.
+
+    Attributes:
+        signed: its receipt.
+        proof: that the receipt is in the log; None where there is no log.
+        sign: puts credentials into a file's bytes: (bytes, "PNG", "JPEG" or "WEBP", this) -> bytes.
+    """
+
+    marked: Image.Image = field(repr=False)
+    signed: SignedReceipt
+    proof: "LogProof | None" = None
+    sign: Callable[[bytes, str, "Marked"], bytes] = field(repr=False)
+
+    @cached_property
+    def image(self) -> Image.Image:
+        return self.marked
+
+    def credentialed(self, data: bytes, kind: str) -> bytes:
+        """The file with its Content Credentials."""
+        return self.sign(data, kind, self)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What the credentials hold of it: the signed receipt and its place in the log."""
+        proof = {} if self.proof is None else {"log": self.proof.document}
+        return {"receipt": self.signed.document, **proof}
+
+
+class Notary:
+    """Marks pictures as the settings say. Threads may share it; keys and databases are opened on first use.
+
+    Args:
+        keys: None: those in lienzo's home.
+    """
+
+    def __init__(self, settings: Settings, keys: Keystore | None = None) -> None:
+        self.settings = settings
+        self.keys = Keystore() if keys is None else keys
+        self._opening = threading.Lock()
+        self._log: Log | None = None
+        self._records: Records | None = None
+
+    def mark(
+        self, result: Result, spent: Spent, *, safety: Checked = NOT_CHECKED, image: Image.Image | None = None
+    ) -> Result:
+        """Mark a finished picture. Nothing is returned unless all of it was done.
+
+        Args:
+            image: the picture as it is to be seen, where something visible was laid over what the model made.
+            safety: what the checks found.
+
+        Raises:
+            LienzoError: a key, the log or the records' store cannot be used.
+        """
+        settings, request = self.settings, result.request
+        if settings.mark == "off":
+            return result
+        made = to_image(result.pixels)
+        unmarked = InputImage.of(made).sha256
+        layers: list[Layer] = ["credentials"] if image is None else ["credentials", "simulation"]
+        key = self.keys.secret("watermark")
+        record = record_id(key, request, unmarked)
+        picture = made if image is None else image
+        whole = settings.mark != "credentials"
+        if whole:
+            from lienzo.provenance.watermark import mark
+
+            picture = mark(picture, record, key)
+            layers += ["watermark", "log"]
+        if settings.mark == "latent":
+            layers.append("latent")
+        salt = new_salt()
+        receipt = self._receipt(result, spent, safety, record, picture, unmarked, salt, tuple(layers))
+        signed = SignedReceipt.sign(receipt, self.keys.signer("receipts"))
+        proof = None
+        if whole:
+            self.records.put(receipt.id, settings.tenant, reveal(signed, request), salt)
+            proof = self.log.proof(self.log.append(entry(signed), receipt.id))
+        return Marked(
+            **{name: getattr(result, name) for name in ("request", "pixels", "latents", "bundle", "warnings")},
+            marked=picture,
+            signed=signed,
+            proof=proof,
+            sign=self._sign,
+        )
+
+    @cached_property
+    def log(self) -> "Log":
+        """The log that pictures are entered in.
+
+        Raises:
+            LienzoError: it cannot be opened.
+        """
+        from lienzo.provenance.log import Log
+
+        signer = self.keys.signer("log")
+        return Log.open(self.settings.place("log"), origin=origin(signer.public), signer=signer)
+
+    @cached_property
+    def records(self) -> "Records":
+        """Where requests and salts are kept, encrypted.
+
+        Raises:
+            LienzoError: it cannot be opened.
+        """
+        from lienzo.provenance.records import Records
+
+        return Records.open(self.settings.place("records"))
+
+    @cached_property
+    def issuer(self) -> "Issuer":
+        """Whose certificate credentials are signed with."""
+        from lienzo.provenance.certificates import Issuer
+
+        return Issuer.of(self.settings.certificates, self.settings.certificate_key)
+
+    def _sign(self, data: bytes, kind: str, marked: Marked) -> bytes:
+        raise NotImplementedError
+
+    def _receipt(
+        self,
+        result: Result,
+        spent: Spent,
+        safety: Checked,
+        record: int,
+        picture: Image.Image,
+        unmarked: str,
+        salt: bytes,
+        layers: tuple[Layer, ...],
+    ) -> Receipt:
+        bundle, request, private = result.bundle, result.request, self.settings.private
+        weight = next(bundle.unet.parameters())
+        return Receipt(
+            id=f"{record:012x}",
+            private=private,
+            request=commit_request(request, salt if private else None),
+            prompt=commit_prompt(request, salt),
+            weights=Weights(name=public_name(bundle), digest=bundle.digest),
+            adapters=tuple(Lora(**asdict(used)) for used in bundle.adapters),
+            embeddings=tuple(Embedding(**asdict(used)) for used in bundle.embeddings),
+            settings=bundle.settings_digest,
+            dtype=str(weight.dtype).removeprefix("torch."),
+            device=weight.device.type,
+            software=Software(lienzo=__version__, torch=torch.__version__),
+            picture=Pixels(sha256=InputImage.of(picture).sha256, width=picture.width, height=picture.height),
+            unmarked=unmarked,
+            perceptual=perceptual_hash(picture),
+            parents=tuple(parents(request)),
+            safety=safety,
+            marks=layers,
+            made=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            seconds=round(spent.seconds, 3),
+            joules=None if spent.joules is None else round(spent.joules, 1),
+        )
+
+
+def origin(public: PublicKey) -> str:
+    """The log's name: of the key that signs its checkpoints."""
+    return f"lienzo/{public.id[:16]}"

@@ -1,0 +1,109 @@
+"""How pictures are accounted for: what the user, the organisation or the environment decided.
+
+A setting is taken from the caller (an option), else from the environment, else from `config.toml` in lienzo's home folder,
+else it is the default below. A file or a value that is not understood is an error: marks are never left out silently.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal, Self, get_args
+
+from lienzo.config import Config
+from lienzo.errors import ConfigError, nearest
+from lienzo.provenance.keys import home
+
+Level = Literal["off", "credentials", "full", "latent"]
+LEVELS: Final[tuple[str, ...]] = get_args(Level)
+TABLE: Final = "pictures"
+"""Of config.toml."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Config):
+    """How pictures are accounted for.
+
+    Attributes:
+        mark: off: the bare pixels. credentials: a signed receipt in Content Credentials. full: also a watermark in the pixels
+            and an entry in the log. latent: also a watermark in the initial noise, which changes the picture.
+        private: the picture carries no prompt, only a commitment to it.
+        log: a file or database URL; None: `log.db` in lienzo's home.
+        records: where requests and salts are kept, encrypted: a file or database URL; None: `records.db` in lienzo's home.
+        safety: weights of the safety checker: a folder, file or hub id; None: pictures are not checked, and say so.
+        policy: a prompt policy's file; None: the one that comes with lienzo.
+        tenant: whose pictures these are.
+        timestamps: URL of a time-stamping authority (RFC 3161); None: none.
+        certificates, certificate_key: an organisation's own certificate chain and its key, as files; None: an own CA.
+    """
+
+    mark: Level = "full"
+    private: bool = False
+    log: str | None = None
+    records: str | None = None
+    safety: str | None = None
+    policy: str | None = None
+    tenant: str = "local"
+    timestamps: str | None = None
+    certificates: str | None = None
+    certificate_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.private and self.mark == "off":
+            raise ConfigError(
+                "private: got true with mark=off, which leaves no place for the commitment. Set mark to credentials, full or latent."
+            )
+        if (self.certificates is None) != (self.certificate_key is None):
+            raise ConfigError("certificates: give the chain and its key (certificate_key), or neither.")
+
+    @classmethod
+    def read(cls, **chosen: Any) -> Self:
+        """The settings in force.
+
+        Args:
+            chosen: by the caller; None: not chosen.
+
+        Raises:
+            ConfigError: an unknown or wrong setting.
+        """
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return cls.from_dict({**_file(home() / "config.toml"), **_environment(os.environ), **given})
+
+    def place(self, name: Literal["log", "records"]) -> str:
+        """The database of a name: as set, else in lienzo's home."""
+        return getattr(self, name) or str(home() / f"{name}.db")
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, Any]:
+    """LIENZO_MARK and so on; an empty one counts as not set."""
+    found: dict[str, Any] = {}
+    for name in (field.name for field in fields(Settings)):
+        value = variables.get(f"LIENZO_{name.upper()}", "")
+        if value:
+            found[name] = _truth(f"LIENZO_{name.upper()}", value) if name == "private" else value
+    if (mark := found.get("mark")) is not None and mark not in LEVELS:
+        raise ConfigError(f"LIENZO_MARK: got {mark[:40]!r}. {nearest(mark, LEVELS)}")
+    return found
+
+
+def _truth(name: str, value: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if value.lower() not in known:
+        raise ConfigError(f"{name}: got {value[:40]!r}. {nearest(value.lower(), known)}")
+    return known[value.lower()]
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not TOML ({error}).") from None
+    unknown = set(tables) - {TABLE}
+    if unknown or not isinstance(tables.get(TABLE, {}), dict):
+        raise ConfigError(f"{path}: got {', '.join(sorted(unknown)) or TABLE}; expected one table, [{TABLE}].")
+    return dict(tables.get(TABLE, {}))

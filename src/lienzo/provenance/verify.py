@@ -1,0 +1,310 @@
+"""What a picture's marks prove, layer by layer, and what they do not.
+
+Each layer says that it holds, that it fails (it is there, and contradicts the picture or itself), that it is absent, or
+that it cannot be judged here (for want of a key, a log or a model). Together:
+
+* proved: a trusted signature over exactly this file, or a watermark that leads to a logged record of a picture that looks
+  like this one;
+* tampered: some layer fails;
+* not proved: neither.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
+
+from PIL import Image
+
+from lienzo.errors import LienzoError, ReceiptError
+from lienzo.pipeline.request import InputImage, Request
+from lienzo.provenance.keys import KnownKey
+from lienzo.provenance.perceptual import NEAR, distance, perceptual_hash
+from lienzo.provenance.receipt import Entry, SignedReceipt, opens
+from lienzo.provenance.receipt import entry as entry_of
+
+State = Literal["holds", "fails", "absent", "unknown"]
+Outcome = Literal["proved", "not proved", "tampered"]
+EXIT: Final[dict[Outcome, int]] = {"proved": 0, "not proved": 1, "tampered": 3}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer says.
+
+    Attributes:
+        says: one sentence for people.
+    """
+
+    name: str
+    state: State
+    says: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """All layers and what they prove together."""
+
+    outcome: Outcome
+    says: str
+    layers: tuple[Layer, ...]
+    record: str | None
+    receipt: SignedReceipt | None = field(repr=False)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As `lienzo verify --json` prints it."""
+        return {
+            "outcome": self.outcome,
+            "says": self.says,
+            "record": self.record,
+            "layers": [{"name": one.name, "state": one.state, "says": one.says} for one in self.layers],
+            "receipt": None if self.receipt is None else self.receipt.document,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was found in a picture's file; a bounded process reads it, see `lienzo.provenance.examine`.
+
+    Attributes:
+        lossless: whether the file keeps every pixel.
+        credentials: their state: "Trusted", "Valid" (by a stranger), "Invalid" or "absent".
+        failures: what of the credentials fails, in their specification's words.
+        signer: who signed them.
+        document: the assertion that holds receipt and log proof; None where there is none.
+    """
+
+    image: Image.Image
+    lossless: bool
+    credentials: str
+    failures: tuple[str, ...] = ()
+    signer: str | None = None
+    document: Any = None
+
+
+class Ledger(Protocol):
+    """Where records are looked up: a log, or an export of one."""
+
+    name: str
+
+    def find(self, key: str) -> Sequence[tuple[int, bytes]]:
+        """(index, entry) of a record id, each proved to be in the log.
+
+        Raises:
+            LienzoError: the log itself does not hold: it was tampered with.
+        """
+        ...
+
+    def holds(self, proof: Any, entry: bytes) -> int:
+        """The entry's index, where a picture's own proof is right and of this log.
+
+        Raises:
+            LienzoError: it is not.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What a picture is judged by.
+
+    Attributes:
+        keys: whose signatures count.
+        watermark_keys: whose marks can be read.
+        ledgers: where records are looked up.
+        opened: request and salt that somebody revealed.
+        regenerate: makes the picture again and gives the SHA-256 of its unmarked pixels; raises `LienzoError` where it
+            cannot.
+    """
+
+    keys: Sequence[KnownKey] = ()
+    watermark_keys: Sequence[bytes] = ()
+    ledgers: Sequence[Ledger] = ()
+    opened: tuple[Request, bytes] | None = None
+    regenerate: Callable[[SignedReceipt], str] | None = None
+
+
+def verify(found: Evidence, sources: Sources) -> Verdict:
+    """Judge every layer of a picture.
+
+    Raises nothing for what a file holds: a receipt or a proof that cannot be read is a layer that fails.
+    """
+    signed, receipt = _receipt(found, sources.keys)
+    mark, marked = _watermark(found.image, signed, sources.watermark_keys)
+    record = signed.receipt.id if signed is not None else marked
+    entries, log = _logged(found, signed, record, sources.ledgers)
+    layers = (
+        _credentials(found),
+        receipt,
+        _pixels(found, signed),
+        mark,
+        log,
+        _likeness(found.image, signed, entries),
+        _opened(signed, sources.opened),
+        _regenerated(signed, sources.regenerate),
+    )
+    outcome, says = _together({layer.name: layer.state for layer in layers}, layers)
+    return Verdict(outcome=outcome, says=says, layers=layers, record=record, receipt=signed)
+
+
+def _together(states: Mapping[str, State], layers: Iterable[Layer]) -> tuple[Outcome, str]:
+    failing = [layer.name for layer in layers if layer.state == "fails"]
+    if failing:
+        return "tampered", f"Something was changed, forged or moved: {', '.join(failing)}."
+    if states["credentials"] == states["receipt"] == "holds":
+        return "proved", "This very file is as it was signed, by a key that you trust."
+    if states["watermark"] == states["log"] == states["likeness"] == "holds":
+        return "proved", (
+            "A picture that looks like this one was made and logged, and its mark is in these pixels. "
+            "Not proved: that nothing in it was changed since."
+        )
+    return (
+        "not proved",
+        "Nothing here proves where this picture comes from. That does not mean that it was not generated.",
+    )
+
+
+def _credentials(found: Evidence) -> Layer:
+    who = found.signer or "nobody named"
+    match found.credentials:
+        case "Trusted":
+            return Layer("credentials", "holds", f"Content Credentials over exactly this file, signed by {who}.")
+        case "Valid":
+            return Layer(
+                "credentials", "unknown", f"Content Credentials over exactly this file, but by a stranger: {who}."
+            )
+        case "absent":
+            return Layer("credentials", "absent", "No Content Credentials: none were made, or a program removed them.")
+    return Layer("credentials", "fails", f"Content Credentials that do not fit this file: {', '.join(found.failures)}.")
+
+
+def _receipt(found: Evidence, keys: Sequence[KnownKey]) -> tuple[SignedReceipt | None, Layer]:
+    name = "receipt"
+    if found.document is None:
+        return None, Layer(name, "absent", "No receipt in the file.")
+    try:
+        signed = SignedReceipt.read(found.document.get("receipt") if isinstance(found.document, dict) else None)
+        if not signed.holds:
+            return None, Layer(name, "fails", "The receipt is not the one that was signed.")
+    except ReceiptError as error:
+        return None, Layer(name, "fails", f"A receipt that cannot be read: {error}")
+    known = next((key for key in keys if key.public == signed.public), None)
+    made = f"made {signed.receipt.made} with {signed.receipt.weights.name}"
+    if known is None:
+        return signed, Layer(
+            name, "unknown", f"Signed, {made}, by a key that is not trusted here: {signed.public.id[:16]}."
+        )
+    if known.revoked is not None:
+        return signed, Layer(
+            name,
+            "unknown",
+            f"Signed by {known.name}'s key, which was revoked {known.revoked.time}: {known.revoked.reason}",
+        )
+    return signed, Layer(name, "holds", f"Signed by {known.name}: {made}.")
+
+
+def _pixels(found: Evidence, signed: SignedReceipt | None) -> Layer:
+    if signed is None:
+        return Layer("pixels", "absent", "No receipt to compare the pixels with.")
+    if InputImage.of(found.image).sha256 == signed.receipt.picture.sha256:
+        return Layer("pixels", "holds", "Every pixel is as the receipt says.")
+    if found.lossless:
+        return Layer("pixels", "fails", "The pixels are not those that the receipt is about.")
+    return Layer("pixels", "unknown", "A lossy file: its pixels are near those of the receipt at best. See likeness.")
+
+
+def _watermark(image: Image.Image, signed: SignedReceipt | None, keys: Sequence[bytes]) -> tuple[Layer, str | None]:
+    """The layer, and the record that the mark leads to."""
+    from lienzo.provenance.watermark import find
+
+    name = "watermark"
+    expected = signed is not None and "watermark" in signed.receipt.marks
+    if not keys:
+        return Layer(name, "unknown", "No key here to read a watermark with."), None
+    mark = find(image, keys)
+    if mark is None:
+        if expected:
+            return Layer(
+                name, "unknown", "The receipt says that there is a watermark, but no key here reads one."
+            ), None
+        return Layer(name, "absent", "No watermark of ours is found."), None
+    record = f"{mark.record_id:012x}"
+    if signed is not None and signed.receipt.id != record:
+        return Layer(
+            name, "fails", f"The watermark leads to record {record}, the receipt is {signed.receipt.id}."
+        ), record
+    return Layer(name, "holds", f"A watermark of ours leads to record {record}."), record
+
+
+def _logged(
+    found: Evidence, signed: SignedReceipt | None, record: str | None, ledgers: Sequence[Ledger]
+) -> tuple[Sequence[Entry], Layer]:
+    """The record's entries in the logs that were given, and the layer."""
+    name = "log"
+    proof = found.document.get("log") if isinstance(found.document, dict) else None
+    if record is None:
+        return (), Layer(name, "absent", "Nothing leads to an entry of a log.")
+    if not ledgers:
+        return (), Layer(name, "unknown", "No log here to look the record up in (--log).")
+    for ledger in ledgers:
+        try:
+            rows = [(index, Entry.read(data)) for index, data in ledger.find(record)]
+            own = [(index, entry) for index, entry in rows if signed is None or entry.receipt == signed.digest]
+            if own and proof is not None and signed is not None:
+                ledger.holds(proof, entry_of(signed))
+        except LienzoError as error:
+            return (), Layer(name, "fails", f"{ledger.name}: {error}")
+        if own:
+            index, entry = own[-1]
+            again = "" if len(own) == 1 else f" ({len(own)} entries)"
+            return [one for _, one in own], Layer(
+                name, "holds", f"Entry {index} of {ledger.name}{again}, made {entry.made}, is proved to be in it."
+            )
+    if signed is not None and "log" in signed.receipt.marks:
+        return (), Layer(name, "unknown", "The receipt says that it was logged, but not in a log that was given here.")
+    return (), Layer(name, "absent", f"No entry of record {record} in {', '.join(one.name for one in ledgers)}.")
+
+
+def _likeness(image: Image.Image, signed: SignedReceipt | None, entries: Sequence[Entry]) -> Layer:
+    hashes = [entry.perceptual for entry in entries] + ([signed.receipt.perceptual] if signed is not None else [])
+    if not hashes:
+        return Layer("likeness", "absent", "No record to compare the picture with.")
+    off = min(distance(perceptual_hash(image), one) for one in hashes)
+    if off <= NEAR:
+        return Layer("likeness", "holds", f"It looks like the recorded picture ({off} of 63 signs differ).")
+    if signed is not None:
+        return Layer("likeness", "fails", f"It does not look like the recorded picture ({off} of 63 signs differ).")
+    return Layer(
+        "likeness", "unknown",
+        f"It does not look like the recorded picture ({off} of 63 signs differ): cut, turned or painted over, "
+        "or the mark was copied from another picture.",
+    )  # fmt: skip
+
+
+def _opened(signed: SignedReceipt | None, opened: tuple[Request, bytes] | None) -> Layer:
+    if opened is None:
+        return Layer("prompt", "unknown", "Nobody revealed the prompt (--reveal).")
+    if signed is None:
+        return Layer("prompt", "unknown", "No receipt whose commitment could be opened.")
+    if opens(signed.receipt, *opened):
+        return Layer("prompt", "holds", f"The picture was asked for with the prompt {opened[0].prompt!r}.")
+    return Layer("prompt", "fails", "What was revealed is not what the receipt committed to.")
+
+
+def _regenerated(signed: SignedReceipt | None, again: Callable[[SignedReceipt], str] | None) -> Layer:
+    name = "regeneration"
+    if again is None:
+        return Layer(name, "unknown", "Not made again (--regenerate).")
+    if signed is None:
+        return Layer(name, "unknown", "No receipt to compare a picture made again with.")
+    try:
+        digest = again(signed)
+    except LienzoError as error:
+        return Layer(name, "unknown", f"It cannot be made again here: {error}")
+    if digest == signed.receipt.unmarked:
+        return Layer(name, "holds", "Made again from its request, it is the same, bit for bit.")
+    return Layer(
+        name,
+        "unknown",
+        "Made again from its request, it differs: another processor, thread count or version does that too.",
+    )
