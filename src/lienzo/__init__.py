@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from lienzo.errors import LienzoError
     from lienzo.pipeline.generate import Result, Step
     from lienzo.pipeline.request import Request
-    from lienzo.provenance.metadata import read, save
+    from lienzo.provenance.metadata import read
+    from lienzo.provenance.writing import save
     from lienzo.studio import Pipeline
 
 __version__ = version("lienzo")
@@ -28,7 +29,7 @@ _HOMES = {
     "Result": "lienzo.pipeline.generate",
     "Step": "lienzo.pipeline.generate",
     "read": "lienzo.provenance.metadata",
-    "save": "lienzo.provenance.metadata",
+    "save": "lienzo.provenance.writing",
     "StableDiffusionPipeline": "lienzo.compat",
     "StableDiffusionImg2ImgPipeline": "lienzo.compat",
     "StableDiffusionInpaintPipeline": "lienzo.compat",

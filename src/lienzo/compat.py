@@ -658,5 +658,6 @@ def _output(made: Sequence[Sample | Result], output_type: str) -> Any:
     results = [one for one in made if isinstance(one, Result)]
     if output_type == "pil":
         return [result.image for result in results]
-    unit = (torch.stack([result.pixels for result in results]) / 2 + 0.5).clamp(0, 1)
+    shown = [to_tensor(result.image)[0] if isinstance(result, Marked) else result.pixels for result in results]
+    unit = (torch.stack(shown) / 2 + 0.5).clamp(0, 1)
     return unit if output_type == "pt" else np.ascontiguousarray(unit.permute(0, 2, 3, 1).numpy())

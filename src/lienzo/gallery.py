@@ -17,7 +17,9 @@ from lienzo.images import open_image
 from lienzo.models.bundle import Bundle
 from lienzo.pipeline.generate import Step, prompt_warnings, resolve
 from lienzo.pipeline.request import InputImage, Request
-from lienzo.provenance.metadata import read, save
+from lienzo.provenance.metadata import read
+from lienzo.provenance.settings import Settings
+from lienzo.provenance.writing import save
 from lienzo.studio import make
 
 
@@ -56,6 +58,8 @@ def fill(
         OutputError: the folder cannot be written.
     """
     complete = [resolve(bundle, request) for request in requests]
+    # what is judged are the model's own pixels, so nothing is marked in them; each file is signed nevertheless
+    unmarked = Settings.read(mark="off" if Settings.read().mark == "off" else "credentials", private=False)
     home = folder / "-".join([bundle.digest[:12], bundle.settings_digest[:8], *_adapters(bundle)])
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -71,7 +75,7 @@ def fill(
             todo.append(index)
     for start in range(0, len(todo), batch):
         members = todo[start : start + batch]
-        run = make(bundle, [complete[i] for i in members])
+        run = make(bundle, [complete[i] for i in members], settings=unmarked)
         while True:
             try:
                 step = next(run)

@@ -1,7 +1,12 @@
-"""The only door by which a picture leaves: Python, the command line and whatever serves requests go through it."""
+"""The only door by which a picture leaves: Python, the command line and whatever serves requests go through it.
+
+What happens to every picture is decided by `lienzo.provenance.settings`: the prompt is admitted, the picture made, checked,
+labelled, marked and logged, in this order. A picture to which any of that could not be done does not leave.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -10,6 +15,10 @@ import torch
 from lienzo.models.bundle import Bundle
 from lienzo.pipeline.generate import Result, Run, Step, generate
 from lienzo.pipeline.request import Request
+from lienzo.provenance.energy import Meter
+from lienzo.provenance.keys import Keystore, home
+from lienzo.provenance.marking import Notary
+from lienzo.provenance.settings import Level, Settings
 from lienzo.weights import adapters, load
 from lienzo.weights.adapters import Adapter, Embedding
 
@@ -18,15 +27,58 @@ Embedded = str | Path | Embedding | tuple[str | Path, str]
 Several = Sequence[Request] | list[str] | tuple[str, ...]
 
 
+class House:
+    """The rules of a house: what every picture made in it goes through. Threads may share it.
+
+    Args:
+        keys: None: those in lienzo's home.
+    """
+
+    def __init__(self, settings: Settings, *, keys: Keystore | None = None) -> None:
+        self.settings = settings
+        self.notary = Notary(settings, keys)
+
+    def make(
+        self,
+        bundle: Bundle,
+        requests: Request | Sequence[Request],
+        *,
+        generators: Sequence[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+    ) -> Run:
+        """Make finished pictures: a generator of `Step` that returns the results, see `generate`.
+
+        Raises:
+            BlockedError: the policy does not admit a prompt, or a check blocks a picture. Nothing of the batch is returned.
+        """
+        batch = [requests] if isinstance(requests, Request) else list(requests)
+        meter = Meter()
+        results = yield from generate(bundle, batch, generators=generators, latents=latents)
+        spent = meter.spent().share(of=max(len(results), 1))
+        return tuple(self.notary.mark(result, spent) for result in results)
+
+
+@lru_cache(maxsize=16)
+def _house(settings: Settings, home: Path) -> House:
+    """One a set of rules, so that keys and databases are opened once."""
+    return House(settings, keys=Keystore(home / "keys"))
+
+
+def house(settings: Settings | None = None) -> House:
+    """The house of these settings; None: of those in force. Its keys and databases are opened once a process."""
+    return _house(Settings.read() if settings is None else settings, home())
+
+
 def make(
     bundle: Bundle,
     requests: Request | Sequence[Request],
     *,
+    settings: Settings | None = None,
     generators: Sequence[torch.Generator] | None = None,
     latents: torch.Tensor | None = None,
 ) -> Run:
-    """Make finished pictures: a generator of `Step` that returns the results, see `generate`."""
-    return generate(bundle, requests, generators=generators, latents=latents)
+    """Make finished pictures under the rules of a house, see `House.make`; None: those in force."""
+    return house(settings).make(bundle, requests, generators=generators, latents=latents)
 
 
 class Pipeline:
@@ -35,12 +87,13 @@ class Pipeline:
     >>> from lienzo import Pipeline, Request
     >>> pipe = Pipeline.load()                                       # the embedded model; or a folder, file, hub id
     >>> result = pipe(Request("a red circle on a white background", seed=7))
-    >>> result.image.size
+    >>> result.image.size                                            # a watermark is in it, and result.signed is its receipt
     (128, 128)
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, settings: Settings | None = None) -> None:
         self.bundle = bundle
+        self.settings = Settings.read() if settings is None else settings
 
     @classmethod
     def load(
@@ -49,10 +102,18 @@ class Pipeline:
         *,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device = "cpu",
+        mark: Level | None = None,
+        private: bool | None = None,
         **options: Any,
     ) -> Self:
-        """Load a model; see `lienzo.weights.load` for what can be named and which options there are."""
-        return cls(load(model, dtype=dtype, device=device, **options))
+        """Load a model; see `lienzo.weights.load` for what can be named and which options there are.
+
+        Args:
+            mark: off, credentials, full or latent; None: as set for this machine, else full. See `Settings`.
+            private: whether pictures carry no prompt, only a commitment to it; None: as set, else not.
+        """
+        settings = Settings.read(mark=mark, private=private)
+        return cls(load(model, dtype=dtype, device=device, **options), settings)
 
     def with_adapters(
         self, *loras: Lora | tuple[Lora, float] | tuple[Lora, float, float], embeddings: Sequence[Embedded] = ()
@@ -69,11 +130,11 @@ class Pipeline:
         """
         chosen = [_weighted(self.bundle, *(one if isinstance(one, tuple) else (one,))) for one in loras]
         words = [_embedding(*(one if isinstance(one, tuple) else (one,))) for one in embeddings]
-        return type(self)(adapters.with_adapters(self.bundle, chosen, words))
+        return type(self)(adapters.with_adapters(self.bundle, chosen, words), self.settings)
 
     def stream(self, requests: Request | Sequence[Request]) -> Run:
         """Make pictures step by step: iterate, look at each `Step`, stop whenever; see `make`."""
-        return make(self.bundle, requests)
+        return make(self.bundle, requests, settings=self.settings)
 
     @overload
     def __call__(self, request: Request | str, *, on_step: Callable[[Step], object] | None = None) -> Result: ...

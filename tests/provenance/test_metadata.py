@@ -20,7 +20,8 @@ from lienzo import Pipeline, Request, Result
 from lienzo.errors import MetadataError, OutputError
 from lienzo.images import open_image
 from lienzo.provenance.infotext import infotext
-from lienzo.provenance.metadata import KEY, MAX_RECORD, Record, encode, read, save
+from lienzo.provenance.metadata import KEY, MAX_RECORD, Record, read
+from lienzo.provenance.writing import encode, save
 from lienzo.weights import convert, load
 
 

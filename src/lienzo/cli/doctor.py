@@ -88,7 +88,8 @@ def _torch() -> Iterator[Finding]:
 def _picture() -> Iterator[Finding]:
     """A picture."""
     from lienzo.pipeline.request import Request
-    from lienzo.provenance.metadata import read, save
+    from lienzo.provenance.metadata import read
+    from lienzo.provenance.writing import save
     from lienzo.studio import Pipeline
 
     pipeline = Pipeline.load()

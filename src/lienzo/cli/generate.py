@@ -221,7 +221,7 @@ class _Job:
 
     def __post_init__(self) -> None:
         from lienzo.pipeline.generate import resolve
-        from lienzo.provenance.metadata import check_room
+        from lienzo.provenance.writing import check_room
 
         self.requests = [resolve(self.bundle, request) for request in self.requests]
         for request, (target, _) in zip(self.requests, self.targets, strict=True):
@@ -250,7 +250,8 @@ class _Job:
     def keep(self, result: "Result", target: Path, if_exists: IfExists, bar: Progress) -> None:
         import json
 
-        from lienzo.provenance.metadata import Record, save
+        from lienzo.provenance.metadata import Record
+        from lienzo.provenance.writing import save
 
         try:
             path = save(result, target, if_exists=if_exists)
@@ -278,7 +279,7 @@ class _Job:
         if old is None:
             return
         of = attrgetter("request_digest", "weights.digest", "settings", "adapters", "embeddings")
-        if of(made) == of(old) and made.picture.sha256 != old.picture.sha256:
+        if of(made) == of(old) and made.model_made != old.model_made:
             yield (
                 f"the pixels differ from the recorded ones, which were made with {_means(old)}; this is {_means(made)}, or another "
                 "kind of processor"
