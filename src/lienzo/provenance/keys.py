@@ -33,6 +33,7 @@ from lienzo.provenance.vault import Vault
 if TYPE_CHECKING:  # imported where it is used: it takes a tenth of a second
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.x509 import Certificate, CertificateBuilder
 
 Algorithm = Literal["ed25519", "es256"]
 """ed25519: RFC 8032. es256: ECDSA on P-256 with SHA-256, its signature written as r || s (RFC 7518, section 3.4)."""
@@ -61,7 +62,7 @@ class PublicKey:
         Raises:
             KeystoreError: damaged, or of an algorithm that lienzo does not use.
         """
-        return cls._of(_load_public(spki))
+        return cls._of(load_public(spki))
 
     @classmethod
     def _of(cls, key: "Ed25519PublicKey | EllipticCurvePublicKey") -> "PublicKey":
@@ -86,7 +87,7 @@ class PublicKey:
 
         if len(signature) != 2 * _HALF:  # of both algorithms
             return False
-        key = _load_public(self.spki)
+        key = load_public(self.spki)
         try:
             if isinstance(key, Ed25519PublicKey):
                 key.verify(signature, message)
@@ -165,6 +166,12 @@ class LocalSigner:
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    def certificate(self, builder: "CertificateBuilder") -> "Certificate":
+        """A certificate that this key issues."""
+        from cryptography.hazmat.primitives.hashes import SHA256
+
+        return builder.sign(self._key, SHA256() if self.algorithm == "es256" else None)
 
     def sign(self, message: bytes) -> bytes:
         """64 bytes: an Ed25519 signature, or r || s of ES256."""
@@ -255,7 +262,7 @@ class Keystore:
                 raise KeystoreError(
                     f"{latest}: holds no private key. Run `lienzo keys rotate {purpose}` to have a new one made."
                 )
-            with _of_file(latest):
+            with of_file(latest):
                 signer = LocalSigner.from_pem(text)
             if self._revocation(signer.public.id) is None:
                 return signer
@@ -363,7 +370,7 @@ class Keystore:
         Raises:
             KeystoreError: no trust list, or damaged; then none of it is taken.
         """
-        keys = list(_from_document(document))
+        keys = list(_from_document(trust_list(document)))
         for key in keys:
             text = json.dumps(key.document, indent=2, ensure_ascii=False).encode()
             self._vault.put(f"trusted/{key.public.id}.json", text, if_exists="overwrite")
@@ -378,7 +385,7 @@ class Keystore:
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
         text = self._vault.read(path)
-        with _of_file(path):
+        with of_file(path):
             if b"PRIVATE KEY" in text:
                 return LocalSigner.from_pem(text).public
             try:
@@ -407,7 +414,7 @@ class Keystore:
     def _trusted(self) -> Iterator[KnownKey]:
         for path in sorted((self.folder / "trusted").glob("*.json")):
             document = {"format": TRUST_FORMAT, "keys": [_json(path, self._vault.read(path))]}
-            with _of_file(path):
+            with of_file(path):
                 (key,) = _from_document(document)
             yield replace(key, revoked=self._revocation(key.public.id))
 
@@ -438,16 +445,25 @@ def home() -> Path:
     return Path(base) / "lienzo"
 
 
-def _from_document(document: bytes | Mapping[str, Any]) -> Iterator[KnownKey]:
+def trust_list(document: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A trust list, read from JSON where it is that; what is in it is not checked yet.
+
+    Raises:
+        KeystoreError: no JSON object, or a huge one.
+    """
+    if not isinstance(document, bytes):
+        return document
+    if len(document) > MAX_TRUST_FILE:
+        raise KeystoreError(f"got {len(document):,} bytes; a trust list has at most {MAX_TRUST_FILE:,}.")
+    return _json(None, document)
+
+
+def _from_document(document: Mapping[str, Any]) -> Iterator[KnownKey]:
     """The keys of a trust list.
 
     Raises:
         KeystoreError: where anything of it is not as `Keystore.export` writes it.
     """
-    if isinstance(document, bytes):
-        if len(document) > MAX_TRUST_FILE:
-            raise KeystoreError(f"got {len(document):,} bytes; a trust list has at most {MAX_TRUST_FILE:,}.")
-        document = _json(None, document)
     keys = document.get("keys")
     if document.get("format") != TRUST_FORMAT or not isinstance(keys, list):
         raise KeystoreError(f"no trust list: expected what `lienzo keys export` writes (format {TRUST_FORMAT!r}).")
@@ -489,7 +505,12 @@ def _json(path: Path | None, text: bytes) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _load_public(spki: bytes) -> "Ed25519PublicKey | EllipticCurvePublicKey":
+def load_public(spki: bytes) -> "Ed25519PublicKey | EllipticCurvePublicKey":
+    """cryptography's own object for a public key.
+
+    Raises:
+        KeystoreError: damaged, or of an algorithm that lienzo does not use.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -519,7 +540,7 @@ def _private_file(purpose: str, algorithm: Algorithm) -> bytes:
 def _public_file(public: PublicKey, purpose: str, made: str) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    pem = _load_public(public.spki).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    pem = load_public(public.spki).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return _explained(purpose, made) + pem
 
 
@@ -547,7 +568,7 @@ def _spelled(time: datetime) -> str:
 
 
 @contextlib.contextmanager
-def _of_file(path: Path) -> Iterator[None]:
+def of_file(path: Path) -> Iterator[None]:
     """Say in errors which file it is."""
     try:
         yield
