@@ -12,7 +12,7 @@ A self-made authority vouches for nobody's name. It says: signed by whoever hold
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -143,7 +143,9 @@ def _current(vault: Vault, kind: Kind, authority: Signer, public: PublicKey) -> 
         vault.add(kind, "crt", latest, lambda: _pem(_issue(kind, authority, public)).encode())
 
 
-def _issue(kind: Kind, authority: Signer, public: PublicKey) -> "x509.Certificate":
+def _issue(
+    kind: Kind, authority: Signer, public: PublicKey, more: "Sequence[x509.ExtensionType]" = ()
+) -> "x509.Certificate":
     """A certificate as C2PA wants it (specification 2.2, section 14.5.1; its authority's as RFC 5280, section 4.2)."""
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -182,6 +184,8 @@ def _issue(kind: Kind, authority: Signer, public: PublicKey) -> "x509.Certificat
         builder = builder.add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False
         ).add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key), critical=False)
+    for extension in more:
+        builder = builder.add_extension(extension, critical=False)
     # cryptography signs with keys in memory only. So one of those, of the same algorithm, has it write what is to be
     # signed, and the authority, wherever its key is, signs that.
     draft = LocalSigner.generate(authority.algorithm).certificate(builder)

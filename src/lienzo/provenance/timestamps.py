@@ -3,13 +3,19 @@
 What is sent is the SHA-256 of the message and a random number, never the message.
 """
 
+import contextlib
 import hashlib
+import os
+import secrets
+import threading
 import time
-import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -58,7 +64,7 @@ class Authority:
         request = (
             TimestampRequestBuilder().data(message).hash_algorithm(HashAlgorithm.SHA256).cert_request(cert_request=True)
         ).build()
-        token = self._ask(request.as_bytes())
+        token = self.ask(request.as_bytes())
         answer = _decoded(token)
         _check_message(answer, message)
         if answer.tst_info.nonce != request.nonce:
@@ -67,7 +73,12 @@ class Authority:
             verify(token, message, self.roots)
         return token
 
-    def _ask(self, query: bytes) -> bytes:
+    def ask(self, query: bytes) -> bytes:
+        """What comes back for a query (DER of TimeStampReq), not looked at.
+
+        Raises:
+            TimestampError: not reachable in time, or refused.
+        """
         request = urllib.request.Request(
             self.url,
             data=query,
@@ -87,6 +98,83 @@ class Authority:
         if len(answer) > MOST_BYTES:
             raise TimestampError(f"{self.url}: answered with more than {MOST_BYTES:,} bytes, which no timestamp has.")
         return answer
+
+
+@dataclass
+class Relayed:
+    """Where to ask, and why there was no answer (the last reason)."""
+
+    url: str
+    failed: TimestampError | None = None
+
+
+@contextlib.contextmanager
+def relay(authority: Authority) -> Iterator[Relayed]:
+    """A server on this machine, as long as the block runs, that passes queries on to an authority.
+
+    For code that asks by itself and would wait for 30 seconds: so it waits no longer than `authority` does, and goes
+    only there. Its path is secret, so that no other program on the machine is served.
+    """
+    path = f"/{secrets.token_hex(16)}"
+    relayed = Relayed("")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            size = int(self.headers.get("Content-Length") or 0)
+            if self.path != path or size > MOST_BYTES:
+                self.send_error(404)
+                return
+            try:
+                answer = authority.ask(self.rfile.read(size))
+            except TimestampError as error:
+                relayed.failed = error
+                self.send_error(502)
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", "application/timestamp-reply")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        relayed.url = f"http://127.0.0.1:{server.server_port}{path}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005}, daemon=True)
+        thread.start()
+        try:
+            yield relayed
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def configured() -> Authority | None:
+    """The authority at $LIENZO_TSA, its answers checked against the certificates in the file $LIENZO_TSA_ROOTS; None where
+    there is no LIENZO_TSA.
+
+    Raises:
+        TimestampError: no URL, or a file that cannot be read.
+    """
+    url = os.environ.get("LIENZO_TSA")
+    return Authority(url, roots=trusted_roots() or None) if url else None
+
+
+def trusted_roots() -> bytes:
+    """What the file $LIENZO_TSA_ROOTS holds; empty where that is not set.
+
+    Raises:
+        TimestampError: it cannot be read.
+    """
+    path = os.environ.get("LIENZO_TSA_ROOTS")
+    if not path:
+        return b""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise TimestampError(f"LIENZO_TSA_ROOTS: {path} cannot be read: {error.strerror or error}.") from None
 
 
 def verify(token: bytes, message: bytes, roots: bytes) -> datetime:
