@@ -91,6 +91,7 @@ def serving(answer: Callable[[bytes], bytes | int], seen: list[str] | None = Non
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = False  # closing waits for them
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

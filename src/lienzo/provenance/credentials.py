@@ -37,6 +37,7 @@ _TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMed
 _COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 _AGENT = {"name": "lienzo", "version": __version__}
 _UNTRUSTED = "signingCredential.untrusted"
+_SIGNERS, _CLOCKS = "lienzo:signers", "lienzo:timestamps"
 _PARENT = "parent"
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
@@ -106,6 +107,13 @@ class CredentialsFound:
     assertions: Mapping[str, Any] = field(default_factory=dict)
     parent: tuple[str, State | None] | None = None
 
+    @property
+    def receipt(self) -> str | None:
+        """The canonical JSON of the assertion `org.lienzo.receipt`; None where there is none, or another kind of thing."""
+        content = self.assertions.get(RECEIPT)
+        text = content.get("canonical") if isinstance(content, dict) else None
+        return text if isinstance(text, str) else None
+
 
 def add(
     data: bytes,
@@ -125,7 +133,8 @@ def add(
     Args:
         issuer: who signs; see `lienzo.provenance.certificates.issuer`.
         title: of the picture, for people.
-        receipt: becomes the assertion `org.lienzo.receipt`. Whole numbers must lie within 2^53, as everywhere in JSON.
+        receipt: becomes the assertion `org.lienzo.receipt`: its canonical JSON (RFC 8785), as a text. The library would
+            keep an object in another way and give another one back: [0] as "AA==".
         binding: becomes the assertion `c2pa.soft-binding`, and an action that says there is a mark.
         parent: the input of img2img and inpainting. Without one, the picture was created; with one, opened and edited.
         composite: parts of the parent are in the picture still (inpainting).
@@ -182,13 +191,13 @@ def read(
             _context(trust_anchors, timestamp_roots) as context,
             Reader(_MIME[kind], io.BytesIO(data), context=context) as reader,
         ):
-            document = json.loads(reader.json())
-            state = reader.get_validation_state()
+            return _found(json.loads(reader.json()), reader.get_validation_state(), revoked)
     except C2paError.ManifestNotFound:
         return CredentialsFound("absent")
     except (C2paError, ValueError, RecursionError) as error:
         return CredentialsFound("Invalid", (str(error)[:500],))
-    return _found(document, state, revoked)
+    except (KeyError, TypeError, AttributeError):  # the library gave something that no whole manifest makes it give
+        return CredentialsFound("Invalid", ("the manifest is damaged",))
 
 
 def _found(document: dict[str, Any], state: str | None, revoked: Collection[str]) -> CredentialsFound:
@@ -198,18 +207,21 @@ def _found(document: dict[str, Any], state: str | None, revoked: Collection[str]
     name = signature.get("common_name")
     key_id = name if isinstance(name, str) and _KEY_ID.fullmatch(name) else None
     failures = tuple(f"{entry['code']}: {entry.get('explanation', '')}"[:500] for entry in results.get("failure", ()))
-    worth: State = "Trusted" if state == "Trusted" else "Valid" if state == "Valid" else "Invalid"
+    good = [(entry["code"], entry.get("explanation", "")) for entry in results.get("success", ())]
+    worth: State = "Valid" if state in ("Trusted", "Valid") else "Invalid"
+    if state == "Trusted":
+        # the library lets timestamp authorities vouch for signers too; which list it found the signer's in, it says here
+        if ("signingCredential.trusted", f"signing certificate trusted, found in [{_SIGNERS}] trust anchors") in good:
+            worth = "Trusted"
+        else:
+            failures += (f"{_UNTRUSTED}: its authority is trusted for timestamps only",)
     if key_id is not None and key_id in revoked:
         worth, failures = "Invalid", (*failures, "signingCredential.revoked: the signer's key was revoked")
-    timed = "timeStamp.trusted" in {entry["code"] for entry in results.get("success", ())}
+    timed = any(code == "timeStamp.trusted" and why.endswith(f", trust list: {_CLOCKS}") for code, why in good)
     generator: dict[str, Any] = next(iter(manifest.get("claim_generator_info", ())), {})
     (parent,) = [i for i in manifest.get("ingredients", ()) if i.get("relationship") == "parentOf"][:1] or [None]
     return CredentialsFound(
-        state="Trusted"
-        if state == "Trusted" and not failures
-        else "Valid"
-        if state == "Valid" and not failures
-        else "Invalid",
+        state=worth,
         failures=failures,
         title=manifest.get("title"),
         generator=" ".join(str(generator[part]) for part in ("name", "version") if part in generator) or None,
@@ -253,9 +265,9 @@ def _manifest(
     ]
     if receipt is not None:
         try:
-            content = json.loads(rfc8785.dumps(dict(receipt)))
+            content = {"canonical": rfc8785.dumps(dict(receipt)).decode()}
         except (rfc8785.CanonicalizationError, TypeError) as error:
-            raise CredentialsError(f"the receipt is not JSON with numbers up to 2^53: {error}.") from None
+            raise CredentialsError(f"the receipt is no JSON with whole numbers below 2^53: {error}.") from None
         assertions.append({"label": RECEIPT, "data": content})
     if binding is not None:
         actions.append({"action": "c2pa.watermarked.bound", "softwareAgent": _AGENT})
@@ -315,9 +327,6 @@ def _sign(
 def _context(trust_anchors: str, timestamp_roots: str = "") -> "Context":
     from c2pa import Context
 
-    trust: dict[str, Any] = {}
-    if trust_anchors:
-        trust["trust_anchors"] = trust_anchors
-    if timestamp_roots:
-        trust["anchors"] = [{"trust_anchors": timestamp_roots, "trust_kind": "tsa", "trust_uri": "lienzo:timestamps"}]
-    return Context.from_dict({**_SETTINGS, "trust": trust})
+    lists = [(trust_anchors, "manifest", _SIGNERS), (timestamp_roots, "tsa", _CLOCKS)]
+    anchors = [{"trust_anchors": pem, "trust_kind": kind, "trust_uri": uri} for pem, kind, uri in lists if pem]
+    return Context.from_dict({**_SETTINGS, "trust": {"anchors": anchors}})

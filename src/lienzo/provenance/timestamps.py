@@ -9,6 +9,7 @@ import os
 import secrets
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,6 +95,8 @@ class Authority:
                         raise TimeoutError("timed out")
         except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
             reason = getattr(error, "reason", None) or error
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
             raise TimestampError(f"{self.url}: no timestamp: {reason}. Is the authority reachable from here?") from None
         if len(answer) > MOST_BYTES:
             raise TimestampError(f"{self.url}: answered with more than {MOST_BYTES:,} bytes, which no timestamp has.")
@@ -140,7 +143,7 @@ def relay(authority: Authority) -> Iterator[Relayed]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+        server.daemon_threads = False  # so that none outlives the block
         relayed.url = f"http://127.0.0.1:{server.server_port}{path}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005}, daemon=True)
         thread.start()
