@@ -15,7 +15,9 @@ LienzoError
 │   ├── UnsafePickleError       a pickle that asks for more than tensors; nothing of it was run
 │   └── KeysError               missing, unexpected or wrongly shaped tensors, all of them listed
 ├── OutputError                 the picture could not be written
-├── KeystoreError               a signing key or secret that cannot be used, made or found
+├── KeystoreError               a signing key, secret or certificate that cannot be used, made or found
+├── CredentialsError            Content Credentials that could not be added
+├── TimestampError              a timestamp authority that gave none, or a timestamp that proves nothing
 └── NonFiniteError              NaN or infinity appeared while a picture was made
 """
 
@@ -112,7 +114,15 @@ class OutputError(LienzoError):
 
 
 class KeystoreError(LienzoError):
-    """A key that cannot be used: readable by others, damaged, revoked, unknown, or its token cannot be reached."""
+    """A key or certificate that cannot be used: readable by others, damaged, revoked, expired, unknown, out of reach."""
+
+
+class CredentialsError(LienzoError):
+    """Content Credentials that could not be added to a picture; it is not returned without them."""
+
+
+class TimestampError(LienzoError):
+    """An authority that gave no timestamp, or a timestamp that is damaged, of something else, or of nobody who is trusted."""
 
 
 class NonFiniteError(LienzoError):

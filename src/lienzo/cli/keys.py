@@ -83,9 +83,10 @@ def export(name: str | None, as_json: bool) -> None:
 
     Whoever is to check your pictures saves it and runs `lienzo keys trust FILE`. It holds nothing secret.
     """
+    from lienzo.provenance import certificates
     from lienzo.provenance.keys import Keystore
 
-    print_json(Keystore().export(name))
+    print_json(certificates.export(Keystore(), name))
 
 
 @keys.command(short_help="Trust the public keys of somebody else.")
@@ -96,6 +97,7 @@ def trust(file: Path, as_json: bool) -> None:
 
     Nothing in the list vouches for it: get it from its owner by a way that you trust.
     """
+    from lienzo.provenance import certificates
     from lienzo.provenance.keys import MAX_TRUST_FILE, Keystore
 
     try:
@@ -103,7 +105,7 @@ def trust(file: Path, as_json: bool) -> None:
             document = opened.read(MAX_TRUST_FILE + 1)
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}. Name a trust list.") from None
-    trusted = Keystore().trust(document)
+    trusted = certificates.trust(Keystore(), document)
     if as_json:
         print_json([key.document for key in trusted])
     elif trusted:

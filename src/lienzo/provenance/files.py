@@ -46,7 +46,16 @@ def is_picture(path: str | Path) -> bool:
             start = file.read(12)
     except (OSError, ValueError):  # no such file, or no file can have that name
         return False
-    return start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (start[:4], start[8:]) == (b"RIFF", b"WEBP")
+    return kind_of_data(start) is not None
+
+
+def kind_of_data(data: bytes) -> str | None:
+    """The format of a picture's file, told by its first 12 bytes: "PNG", "JPEG", "WEBP", or None."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    return "WEBP" if (data[:4], data[8:12]) == (b"RIFF", b"WEBP") else None
 
 
 def check_target(path: Path, *, if_exists: IfExists = "error") -> None:

@@ -8,8 +8,7 @@ A folder of files that only their owner may read; nobody has to make it first:
     revoked/ID.json   when and why a key was revoked
     trusted/ID.json   somebody else's public key, and what to call it
 
-Files are only ever added under a name that is free, or replaced at once, so that processes need no lock: two that
-make the first key at the same time end with the same key.
+Two processes that make the first key at the same time end with the same key (see `Vault`).
 """
 
 import base64
@@ -22,18 +21,19 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from lienzo.errors import KeystoreError, OutputError
-from lienzo.provenance.files import place
+from lienzo.errors import KeystoreError
+from lienzo.provenance.vault import Vault
 
 if TYPE_CHECKING:  # imported where it is used: it takes a tenth of a second
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.x509 import Certificate, CertificateBuilder
 
 Algorithm = Literal["ed25519", "es256"]
 """ed25519: RFC 8032. es256: ECDSA on P-256 with SHA-256, its signature written as r || s (RFC 7518, section 3.4)."""
@@ -41,11 +41,7 @@ Algorithm = Literal["ed25519", "es256"]
 SECRET_BYTES = 32
 TRUST_FORMAT = "lienzo-keys/1"
 MAX_TRUST_FILE = 1_000_000
-_PURPOSE = re.compile(r"[a-z][a-z0-9-]{0,39}")
-_ID = re.compile(r"[0-9a-f]{64}")
 _HALF = 32  # bytes of r and of s
-_OTHERS = 0o077
-_OTHERS_WRITE = 0o022
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class PublicKey:
         Raises:
             KeystoreError: damaged, or of an algorithm that lienzo does not use.
         """
-        return cls._of(_load_public(spki))
+        return cls._of(load_public(spki))
 
     @classmethod
     def _of(cls, key: "Ed25519PublicKey | EllipticCurvePublicKey") -> "PublicKey":
@@ -91,7 +87,7 @@ class PublicKey:
 
         if len(signature) != 2 * _HALF:  # of both algorithms
             return False
-        key = _load_public(self.spki)
+        key = load_public(self.spki)
         try:
             if isinstance(key, Ed25519PublicKey):
                 key.verify(signature, message)
@@ -171,6 +167,12 @@ class LocalSigner:
 
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
+    def certificate(self, builder: "CertificateBuilder") -> "Certificate":
+        """A certificate that this key issues."""
+        from cryptography.hazmat.primitives.hashes import SHA256
+
+        return builder.sign(self._key, SHA256() if self.algorithm == "es256" else None)
+
     def sign(self, message: bytes) -> bytes:
         """64 bytes: an Ed25519 signature, or r || s of ES256."""
         from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
@@ -233,7 +235,11 @@ class Keystore:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = home() / "keys" if folder is None else Path(folder)
+        self._vault = Vault(home() / "keys" if folder is None else Path(folder))
+
+    @property
+    def folder(self) -> Path:
+        return self._vault.folder
 
     def signer(self, purpose: str = "receipts", *, algorithm: Algorithm = "ed25519") -> Signer:
         """The current key of a purpose.
@@ -245,18 +251,18 @@ class Keystore:
             KeystoreError: a key file that others may read, or a damaged one.
         """
         while True:
-            latest = self._latest(purpose, "pem")
+            latest = self._vault.latest(purpose, "pem")
             if latest is None:
-                self._add(purpose, "pem", 1, lambda: _private_file(purpose, algorithm))
+                self._vault.add(purpose, "pem", None, lambda: _private_file(purpose, algorithm))
                 continue
-            text = self._read(latest)
+            text = self._vault.read(latest)
             if b"PRIVATE KEY" not in text:
-                if self._latest(purpose, "pem") != latest:
+                if self._vault.latest(purpose, "pem") != latest:
                     continue  # another process replaced it in between
                 raise KeystoreError(
                     f"{latest}: holds no private key. Run `lienzo keys rotate {purpose}` to have a new one made."
                 )
-            with _of_file(latest):
+            with of_file(latest):
                 signer = LocalSigner.from_pem(text)
             if self._revocation(signer.public.id) is None:
                 return signer
@@ -268,13 +274,13 @@ class Keystore:
         Raises:
             KeystoreError: a file that others may read, or a damaged one.
         """
-        if self._latest(purpose, "hex") is None:
-            self._add(purpose, "hex", 1, _secret_file)
+        if self._vault.latest(purpose, "hex") is None:
+            self._vault.add(purpose, "hex", None, _secret_file)
         return self.secrets(purpose)[0]
 
     def secrets(self, purpose: str) -> list[bytes]:
         """All that were ever current, newest first: what marked a picture long ago is needed to find the mark."""
-        return [self._read_secret(path) for path in reversed(self._generations(purpose, "hex"))]
+        return [self._read_secret(path) for path in reversed(self._vault.generations(purpose, "hex"))]
 
     def rotate(self, purpose: str, *, algorithm: Algorithm | None = None) -> PublicKey | None:
         """Make the next key of a purpose. The old one can sign no more; what it signed can still be checked.
@@ -288,15 +294,15 @@ class Keystore:
         Raises:
             KeystoreError: there is nothing of that purpose.
         """
-        if (latest := self._latest(purpose, "pem")) is not None:
+        if (latest := self._vault.latest(purpose, "pem")) is not None:
             kind = algorithm or self._read_public(latest).algorithm
-            self._add(purpose, "pem", _number(latest) + 1, lambda: _private_file(purpose, kind))
+            self._vault.add(purpose, "pem", latest, lambda: _private_file(purpose, kind))
             self._forget_private(purpose)
             return self.signer(purpose).public
-        if (latest := self._latest(purpose, "hex")) is not None:
-            self._add(purpose, "hex", _number(latest) + 1, _secret_file)
+        if (latest := self._vault.latest(purpose, "hex")) is not None:
+            self._vault.add(purpose, "hex", latest, _secret_file)
             return None
-        there = ", ".join(sorted({path.name.split(".")[0] for path in self._files()})) or "none yet"
+        there = ", ".join(self._vault.names()) or "none yet"
         raise KeystoreError(f"got the purpose {purpose!r}, of which there is no key. There are: {there}.")
 
     def revoke(self, key_id: str, reason: str) -> KnownKey:
@@ -320,9 +326,9 @@ class Keystore:
     def keys(self) -> list[KnownKey]:
         """All public keys: own ones of each purpose in the order they were made, then those of others by name."""
         own = []
-        for purpose in sorted({path.name.split(".")[0] for path in self._files() if path.suffix == ".pem"}):
-            files = self._generations(purpose, "pem")
-            made = [_made(path, self._read(path)) for path in files]
+        for purpose in self._vault.names("pem"):
+            files = self._vault.generations(purpose, "pem")
+            made = [_made(path, self._vault.read(path)) for path in files]
             for path, begin, end in zip(files, made, [*made[1:], None], strict=True):
                 public = self._read_public(path)
                 own.append(KnownKey(public, purpose, True, begin, end, self._revocation(public.id)))
@@ -364,81 +370,22 @@ class Keystore:
         Raises:
             KeystoreError: no trust list, or damaged; then none of it is taken.
         """
-        keys = list(_from_document(document))
+        keys = list(_from_document(trust_list(document)))
         for key in keys:
             text = json.dumps(key.document, indent=2, ensure_ascii=False).encode()
-            self._place("trusted", key.public.id, text, "overwrite")
+            self._vault.put(f"trusted/{key.public.id}.json", text, if_exists="overwrite")
             if key.revoked is not None:
                 self._mark_revoked(key.public.id, key.revoked)
         return [self.find(key.public.id) for key in keys]
 
     # Files
 
-    def _latest(self, purpose: str, kind: str) -> Path | None:
-        return next(reversed(self._generations(purpose, kind)), None)
-
-    def _generations(self, purpose: str, kind: str) -> list[Path]:
-        if not _PURPOSE.fullmatch(purpose):
-            raise KeystoreError(f"got the purpose {purpose[:40]!r}; use small letters, digits and hyphens.")
-        return [path for path in self._files() if path.name.split(".")[0] == purpose and path.suffix == f".{kind}"]
-
-    def _files(self) -> list[Path]:
-        """Of all generations, oldest first."""
-        try:
-            _check_folder(self.folder)
-            names = os.listdir(self.folder)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise _unreadable(self.folder, error) from None
-        ours = [name for name in names if re.fullmatch(rf"{_PURPOSE.pattern}\.[1-9][0-9]*\.(pem|hex)", name)]
-        return sorted((self.folder / name for name in ours), key=_number)
-
-    def _add(self, purpose: str, kind: str, number: int, content: Callable[[], bytes]) -> None:
-        """Write a generation, unless another process was quicker; then its file stands."""
-        path = self._own_folder() / f"{purpose}.{number}.{kind}"
-        try:
-            place(content(), path, mode=0o600)
-        except OutputError:
-            if not path.exists():
-                raise
-
-    def _own_folder(self, *below: str) -> Path:
-        folder = self.folder.joinpath(*below)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_folder(folder)
-        except OSError as error:
-            raise KeystoreError(
-                f"{folder} cannot be made: {error.strerror or error}. Set LIENZO_HOME to a folder that you may write to."
-            ) from None
-        return folder
-
-    def _place(self, below: str, name: str, text: bytes, if_exists: Literal["error", "overwrite"]) -> None:
-        self._own_folder()
-        place(text, self._own_folder(below) / f"{name}.json", if_exists=if_exists, mode=0o600)
-
-    def _read(self, path: Path) -> bytes:
-        """A file that may hold a private key: only if nobody else can read it."""
-        try:
-            with path.open("rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                if os.name == "posix" and mode & _OTHERS:
-                    raise KeystoreError(
-                        f"{path}: others may read it or write to it (mode {mode & 0o777:04o}), so it may be theirs too. "
-                        f"Allowed: only you, mode 0600. Run: chmod 600 {path} , and if others use this machine, "
-                        f"`lienzo keys rotate {path.name.split('.')[0]}` after it."
-                    )
-                return file.read(100_000)
-        except OSError as error:
-            raise _unreadable(path, error) from None
-
     def _read_public(self, path: Path) -> PublicKey:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-        text = self._read(path)
-        with _of_file(path):
+        text = self._vault.read(path)
+        with of_file(path):
             if b"PRIVATE KEY" in text:
                 return LocalSigner.from_pem(text).public
             try:
@@ -449,7 +396,7 @@ class Keystore:
 
     def _read_secret(self, path: Path) -> bytes:
         try:
-            secret = bytes.fromhex(self._read(path).decode("ascii"))
+            secret = bytes.fromhex(self._vault.read(path).decode("ascii"))
         except ValueError:
             secret = b""
         if len(secret) != SECRET_BYTES:
@@ -458,39 +405,31 @@ class Keystore:
 
     def _forget_private(self, purpose: str) -> None:
         """Leave only the public half of all but the current key."""
-        for path in self._generations(purpose, "pem")[:-1]:
-            text = self._read(path)
+        for path in self._vault.generations(purpose, "pem")[:-1]:
+            text = self._vault.read(path)
             if b"PRIVATE KEY" in text:
                 public = self._read_public(path)
-                place(_public_file(public, purpose, _made(path, text)), path, if_exists="overwrite", mode=0o600)
+                self._vault.put(path.name, _public_file(public, purpose, _made(path, text)), if_exists="overwrite")
 
     def _trusted(self) -> Iterator[KnownKey]:
-        for path in sorted(self._documents("trusted")):
-            document = {"format": TRUST_FORMAT, "keys": [_json(path, self._read(path))]}
-            with _of_file(path):
+        for path in sorted((self.folder / "trusted").glob("*.json")):
+            document = {"format": TRUST_FORMAT, "keys": [_json(path, self._vault.read(path))]}
+            with of_file(path):
                 (key,) = _from_document(document)
             yield replace(key, revoked=self._revocation(key.public.id))
-
-    def _documents(self, below: str) -> list[Path]:
-        folder = self.folder / below
-        return [path for path in folder.glob("*.json") if _ID.fullmatch(path.stem)]
 
     def _revocation(self, key_id: str) -> Revocation | None:
         path = self.folder / "revoked" / f"{key_id}.json"
         if not path.exists():
             return None
         # A damaged file still revokes: the safe reading.
-        return _revocation(_json(path, self._read(path))) or Revocation("unknown", f"{path} is damaged")
+        return _revocation(_json(path, self._vault.read(path))) or Revocation("unknown", f"{path} is damaged")
 
     def _mark_revoked(self, key_id: str, revocation: Revocation) -> None:
         if self._revocation(key_id) is not None:
             return
         text = json.dumps({"time": revocation.time, "reason": revocation.reason}, ensure_ascii=False).encode()
-        try:
-            self._place("revoked", key_id, text, "error")
-        except OutputError:
-            if self._revocation(key_id) is None:  # not just another process that was quicker
-                raise
+        self._vault.put(f"revoked/{key_id}.json", text, if_exists="keep")
 
 
 def home() -> Path:
@@ -506,25 +445,25 @@ def home() -> Path:
     return Path(base) / "lienzo"
 
 
-def _check_folder(folder: Path) -> None:
-    mode = folder.stat().st_mode
-    if os.name == "posix" and mode & _OTHERS_WRITE:
-        raise KeystoreError(
-            f"{folder}: others may write to it (mode {mode & 0o777:04o}) and could plant a key of theirs. "
-            f"Check that its keys are yours, then run: chmod 700 {folder}"
-        )
+def trust_list(document: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A trust list, read from JSON where it is that; what is in it is not checked yet.
+
+    Raises:
+        KeystoreError: no JSON object, or a huge one.
+    """
+    if not isinstance(document, bytes):
+        return document
+    if len(document) > MAX_TRUST_FILE:
+        raise KeystoreError(f"got {len(document):,} bytes; a trust list has at most {MAX_TRUST_FILE:,}.")
+    return _json(None, document)
 
 
-def _from_document(document: bytes | Mapping[str, Any]) -> Iterator[KnownKey]:
+def _from_document(document: Mapping[str, Any]) -> Iterator[KnownKey]:
     """The keys of a trust list.
 
     Raises:
         KeystoreError: where anything of it is not as `Keystore.export` writes it.
     """
-    if isinstance(document, bytes):
-        if len(document) > MAX_TRUST_FILE:
-            raise KeystoreError(f"got {len(document):,} bytes; a trust list has at most {MAX_TRUST_FILE:,}.")
-        document = _json(None, document)
     keys = document.get("keys")
     if document.get("format") != TRUST_FORMAT or not isinstance(keys, list):
         raise KeystoreError(f"no trust list: expected what `lienzo keys export` writes (format {TRUST_FORMAT!r}).")
@@ -566,7 +505,12 @@ def _json(path: Path | None, text: bytes) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _load_public(spki: bytes) -> "Ed25519PublicKey | EllipticCurvePublicKey":
+def load_public(spki: bytes) -> "Ed25519PublicKey | EllipticCurvePublicKey":
+    """cryptography's own object for a public key.
+
+    Raises:
+        KeystoreError: damaged, or of an algorithm that lienzo does not use.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -596,7 +540,7 @@ def _private_file(purpose: str, algorithm: Algorithm) -> bytes:
 def _public_file(public: PublicKey, purpose: str, made: str) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    pem = _load_public(public.spki).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    pem = load_public(public.spki).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return _explained(purpose, made) + pem
 
 
@@ -615,10 +559,6 @@ def _made(path: Path, text: bytes) -> str:
     return found[1].decode() if found else _spelled(datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
-def _number(path: Path) -> int:
-    return int(path.name.split(".")[1])
-
-
 def _now() -> str:
     return _spelled(datetime.now(UTC))
 
@@ -627,12 +567,8 @@ def _spelled(time: datetime) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _unreadable(path: Path, error: OSError) -> KeystoreError:
-    return KeystoreError(f"{path}: cannot be read: {error.strerror or error}. Make it readable for yourself alone.")
-
-
 @contextlib.contextmanager
-def _of_file(path: Path) -> Iterator[None]:
+def of_file(path: Path) -> Iterator[None]:
     """Say in errors which file it is."""
     try:
         yield

@@ -1,0 +1,332 @@
+"""Content Credentials (C2PA) in PNG, JPEG and WebP: adding them, and telling what those of a picture are worth.
+
+A manifest says what was done to make the picture, carries assertions, is bound to every byte of the file by a hash, and is
+signed. Only `Trusted` counts: anybody can sign with a certificate of their own making, which reads as `Valid`.
+
+Nothing is fetched from anywhere: a picture may name a URL for its manifest, and whoever checks it would tell that
+server so. All settings belong to the one call; those that the library keeps for a process or a thread are not used.
+"""
+
+import contextlib
+import functools
+import io
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import rfc8785
+
+from lienzo import __version__
+from lienzo.errors import CredentialsError
+from lienzo.provenance.certificates import Issuer
+from lienzo.provenance.files import kind_of_data
+from lienzo.provenance.timestamps import Authority, relay
+
+if TYPE_CHECKING:
+    from c2pa import Context
+
+State = Literal["Trusted", "Valid", "Invalid", "absent"]
+
+RECEIPT = "org.lienzo.receipt"
+BINDING = "c2pa.soft-binding"
+
+_TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+_AGENT = {"name": "lienzo", "version": __version__}
+_UNTRUSTED = "signingCredential.untrusted"
+_SIGNERS, _CLOCKS = "lienzo:signers", "lienzo:timestamps"
+_PARENT = "parent"
+_MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_KEY_ID = re.compile(r"[0-9a-f]{64}")
+_SETTINGS: dict[str, Any] = {
+    "builder": {
+        "thumbnail": {"enabled": False},  # 50 to 110 kB of what the file shows anyway
+        "created_assertion_labels": ["c2pa.actions", RECEIPT, BINDING],  # said by us, not gathered from others
+    },
+    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
+    "core": {"decode_identity_assertions": False},
+}
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The picture that another was made from: its file as it was given, so that its own credentials are kept."""
+
+    data: bytes
+    title: str
+
+
+@dataclass(frozen=True)
+class SoftBinding:
+    """What leads back to the record when the manifest is gone: a watermark's algorithm, and the id that it holds."""
+
+    algorithm: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A file with credentials.
+
+    Attributes:
+        warnings: what the user should know, e.g. that no timestamp could be had.
+    """
+
+    data: bytes
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CredentialsFound:
+    """What a picture's credentials are worth, and what they say. What they say is only worth it where they are trusted.
+
+    Attributes:
+        state: "Trusted": the file is as it was signed, by somebody whose authority is trusted here. "Valid": as it was
+            signed, by nobody who is. "Invalid": changed since, damaged, expired or revoked. "absent": there are none.
+        failures: what is wrong, as `code: explanation`; the codes are C2PA's (specification 2.2, section 15.2).
+        title: that the manifest gives the picture.
+        generator: the program that made the manifest, and its version.
+        signer: the organisation (O) in the signer's certificate.
+        key_id: of the signer, where an authority of lienzo's own issued the certificate (its name, CN, is the id).
+        time: when it was signed, on the word of a timestamp authority that is trusted; None where there is no such word.
+        assertions: label -> content.
+        parent: title and state of the picture that it was made from, as whoever signed found it; the state is None where
+            that one had no credentials.
+    """
+
+    state: State
+    failures: tuple[str, ...] = ()
+    title: str | None = None
+    generator: str | None = None
+    signer: str | None = None
+    key_id: str | None = None
+    time: datetime | None = None
+    assertions: Mapping[str, Any] = field(default_factory=dict)
+    parent: tuple[str, State | None] | None = None
+
+    @property
+    def receipt(self) -> str | None:
+        """The canonical JSON of the assertion `org.lienzo.receipt`; None where there is none, or another kind of thing."""
+        content = self.assertions.get(RECEIPT)
+        text = content.get("canonical") if isinstance(content, dict) else None
+        return text if isinstance(text, str) else None
+
+
+def add(
+    data: bytes,
+    kind: Literal["PNG", "JPEG", "WEBP"],
+    *,
+    issuer: Issuer,
+    title: str,
+    receipt: Mapping[str, Any] | None = None,
+    binding: SoftBinding | None = None,
+    parent: Parent | None = None,
+    composite: bool = False,
+    authority: Authority | None = None,
+    trust_anchors: str = "",
+) -> Signed:
+    """Add Content Credentials to a picture's file. The pixels and other metadata stay as they are.
+
+    Args:
+        issuer: who signs; see `lienzo.provenance.certificates.issuer`.
+        title: of the picture, for people.
+        receipt: becomes the assertion `org.lienzo.receipt`: its canonical JSON (RFC 8785), as a text. The library would
+            keep an object in another way and give another one back: [0] as "AA==".
+        binding: becomes the assertion `c2pa.soft-binding`, and an action that says there is a mark.
+        parent: the input of img2img and inpainting. Without one, the picture was created; with one, opened and edited.
+        composite: parts of the parent are in the picture still (inpainting).
+        authority: of timestamps. Without its word the picture can be verified as long as the signer's certificate
+            is valid. If it cannot be had, the picture is signed without it, and `warnings` says so.
+        trust_anchors: PEM certificates of the authorities that are trusted: what the manifest says of the parent's
+            credentials is by them.
+
+    Raises:
+        CredentialsError: it could not be done; no picture without credentials is returned in their place.
+    """
+    if kind_of_data(data) != kind:
+        raise CredentialsError(f"got bytes that are no {kind} picture; give what was encoded as one.")
+    manifest = _manifest(kind, title, receipt, binding, parent is not None, composite)
+    sign = functools.partial(_sign, data, kind, manifest, issuer, parent, trust_anchors)
+    if authority is None:
+        return sign(None)
+    try:
+        with relay(authority) as relayed:
+            return sign(relayed.url)
+    except CredentialsError as error:  # if that was not for want of a timestamp, it will be raised again
+        signed = sign(None)
+        why = relayed.failed or error
+        untimed = (
+            f"{why} The picture is signed without a timestamp, and can be verified as long as its certificate lives."
+        )
+        return Signed(signed.data, (untimed, *signed.warnings))
+
+
+def read(
+    data: bytes,
+    *,
+    trust_anchors: str,
+    timestamp_roots: str = "",
+    revoked: Collection[str] = (),
+) -> CredentialsFound:
+    """Tell what a picture's credentials are worth and what they say.
+
+    Whoever gives hostile files should call it in a process of its own: a parser in another language reads them.
+
+    Args:
+        data: a PNG, JPEG or WebP, told by content.
+        trust_anchors: PEM certificates of the authorities that are trusted (see `lienzo.provenance.certificates.anchors`).
+        timestamp_roots: PEM certificates of the timestamp authorities that are trusted.
+        revoked: ids of keys that are not to be trusted.
+    """
+    from c2pa import C2paError, Reader
+
+    kind = kind_of_data(data)
+    if kind is None:
+        return CredentialsFound("Invalid", ("the file is no PNG, JPEG or WebP picture",))
+    try:
+        with (
+            _context(trust_anchors, timestamp_roots) as context,
+            Reader(_MIME[kind], io.BytesIO(data), context=context) as reader,
+        ):
+            return _found(json.loads(reader.json()), reader.get_validation_state(), revoked)
+    except C2paError.ManifestNotFound:
+        return CredentialsFound("absent")
+    except (C2paError, ValueError, RecursionError) as error:
+        return CredentialsFound("Invalid", (str(error)[:500],))
+    except (KeyError, TypeError, AttributeError):  # the library gave something that no whole manifest makes it give
+        return CredentialsFound("Invalid", ("the manifest is damaged",))
+
+
+def _found(document: dict[str, Any], state: str | None, revoked: Collection[str]) -> CredentialsFound:
+    manifest = document["manifests"][document["active_manifest"]]
+    results = document.get("validation_results", {}).get("activeManifest", {})
+    signature = manifest.get("signature_info", {})
+    name = signature.get("common_name")
+    key_id = name if isinstance(name, str) and _KEY_ID.fullmatch(name) else None
+    failures = tuple(f"{entry['code']}: {entry.get('explanation', '')}"[:500] for entry in results.get("failure", ()))
+    good = [(entry["code"], entry.get("explanation", "")) for entry in results.get("success", ())]
+    worth: State = "Valid" if state in ("Trusted", "Valid") else "Invalid"
+    if state == "Trusted":
+        # the library lets timestamp authorities vouch for signers too; which list it found the signer's in, it says here
+        if ("signingCredential.trusted", f"signing certificate trusted, found in [{_SIGNERS}] trust anchors") in good:
+            worth = "Trusted"
+        else:
+            failures += (f"{_UNTRUSTED}: its authority is trusted for timestamps only",)
+    if key_id is not None and key_id in revoked:
+        worth, failures = "Invalid", (*failures, "signingCredential.revoked: the signer's key was revoked")
+    timed = any(code == "timeStamp.trusted" and why.endswith(f", trust list: {_CLOCKS}") for code, why in good)
+    generator: dict[str, Any] = next(iter(manifest.get("claim_generator_info", ())), {})
+    (parent,) = [i for i in manifest.get("ingredients", ()) if i.get("relationship") == "parentOf"][:1] or [None]
+    return CredentialsFound(
+        state=worth,
+        failures=failures,
+        title=manifest.get("title"),
+        generator=" ".join(str(generator[part]) for part in ("name", "version") if part in generator) or None,
+        signer=signature.get("issuer"),
+        key_id=key_id,
+        time=datetime.fromisoformat(signature["time"]).astimezone(UTC) if timed else None,
+        assertions={entry["label"]: entry["data"] for entry in manifest.get("assertions", ())},
+        parent=None if parent is None else (parent.get("title", ""), _parent_state(parent)),
+    )
+
+
+def _parent_state(parent: Mapping[str, Any]) -> State | None:
+    results = parent.get("validation_results", {}).get("activeManifest")
+    if results is None:
+        return None
+    if {entry["code"] for entry in results.get("failure", ())} - {_UNTRUSTED}:
+        return "Invalid"
+    codes = {entry["code"] for entry in results.get("success", ())}
+    return "Trusted" if "signingCredential.trusted" in codes else "Valid"
+
+
+def _manifest(
+    kind: str,
+    title: str,
+    receipt: Mapping[str, Any] | None,
+    binding: SoftBinding | None,
+    has_parent: bool,
+    composite: bool,
+) -> dict[str, Any]:
+    """A manifest definition, as the library takes it."""
+    if composite and not has_parent:
+        raise CredentialsError("composite: got True without a parent, of which parts could be left. Give the parent.")
+    made = {"softwareAgent": _AGENT, "digitalSourceType": _COMPOSITE if composite else _TRAINED}
+    actions: list[dict[str, Any]] = (
+        [{"action": "c2pa.opened", "parameters": {"ingredientIds": [_PARENT]}}, {"action": "c2pa.edited", **made}]
+        if has_parent
+        else [{"action": "c2pa.created", **made}]
+    )
+    assertions: list[dict[str, Any]] = [
+        {"label": "c2pa.actions", "data": {"actions": actions, "allActionsIncluded": True}}
+    ]
+    if receipt is not None:
+        try:
+            content = {"canonical": rfc8785.dumps(dict(receipt)).decode()}
+        except (rfc8785.CanonicalizationError, TypeError) as error:
+            raise CredentialsError(f"the receipt is no JSON with whole numbers below 2^53: {error}.") from None
+        assertions.append({"label": RECEIPT, "data": content})
+    if binding is not None:
+        actions.append({"action": "c2pa.watermarked.bound", "softwareAgent": _AGENT})
+        blocks = [{"scope": {}, "value": binding.value}]
+        assertions.append({"label": BINDING, "data": {"alg": binding.algorithm, "blocks": blocks}})
+    return {"title": title, "format": _MIME[kind], "claim_generator_info": [_AGENT], "assertions": assertions}
+
+
+def _sign(
+    data: bytes,
+    kind: str,
+    manifest: dict[str, Any],
+    issuer: Issuer,
+    parent: Parent | None,
+    trust_anchors: str,
+    url: str | None,
+) -> Signed:
+    from c2pa import Builder, C2paError, C2paSigningAlg, Signer
+
+    algorithm = {"ed25519": C2paSigningAlg.ED25519, "es256": C2paSigningAlg.ES256}[issuer.signer.algorithm]
+    refused: list[Exception] = []
+
+    def sign(claim: bytes) -> bytes:
+        try:
+            return issuer.signer.sign(claim)
+        except Exception as error:  # cannot pass through the library, which takes nothing for "no"
+            refused.append(error)
+            return b""
+
+    warnings: list[str] = []
+    signed = io.BytesIO()
+    try:
+        with (
+            _context(trust_anchors) as context,
+            Signer.from_callback(sign, algorithm, issuer.chain, url) as signer,
+            contextlib.ExitStack() as stack,
+        ):
+            builder = stack.enter_context(Builder(manifest, context))
+            if parent is not None:
+                about = {"title": parent.title, "relationship": "parentOf", "label": _PARENT}
+                mime = _MIME.get(kind_of_data(parent.data) or "")
+                try:
+                    if mime is None:
+                        raise C2paError("not a PNG, JPEG or WebP picture")
+                    builder.add_ingredient(about, mime, io.BytesIO(parent.data))
+                except C2paError as error:
+                    builder = stack.enter_context(Builder({**manifest, "ingredients": [about]}, context))
+                    warnings.append(f"the input picture's own credentials are not kept: {str(error)[:300]}.")
+            builder.sign(signer, _MIME[kind], io.BytesIO(data), signed)
+    except C2paError as error:
+        if refused:
+            raise CredentialsError(f"the signer refused: {refused[0]}") from refused[0]
+        raise CredentialsError(f"the picture could not be signed: {str(error)[:500]}.") from None
+    return Signed(signed.getvalue(), tuple(warnings))
+
+
+def _context(trust_anchors: str, timestamp_roots: str = "") -> "Context":
+    from c2pa import Context
+
+    lists = [(trust_anchors, "manifest", _SIGNERS), (timestamp_roots, "tsa", _CLOCKS)]
+    anchors = [{"trust_anchors": pem, "trust_kind": kind, "trust_uri": uri} for pem, kind, uri in lists if pem]
+    return Context.from_dict({**_SETTINGS, "trust": {"anchors": anchors}})
