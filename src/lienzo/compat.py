@@ -20,9 +20,11 @@ from torch import Generator, Tensor
 from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.diffusion.schedule import Schedule, ScheduleConfig
 from lienzo.errors import LienzoError, RequestError, nearest
+from lienzo.images import to_tensor
 from lienzo.models.bundle import Bundle
 from lienzo.pipeline.generate import Result, Sample, Step, default_sampler, native_size, sample
 from lienzo.pipeline.request import Request
+from lienzo.provenance.marking import Marked
 from lienzo.rng import generator as seeded
 from lienzo.rng import new_seed
 from lienzo.studio import make
@@ -658,6 +660,6 @@ def _output(made: Sequence[Sample | Result], output_type: str) -> Any:
     results = [one for one in made if isinstance(one, Result)]
     if output_type == "pil":
         return [result.image for result in results]
-    shown = [to_tensor(result.image)[0] if isinstance(result, Marked) else result.pixels for result in results]
+    shown = [to_tensor(result.image) if isinstance(result, Marked) else result.pixels for result in results]
     unit = (torch.stack(shown) / 2 + 0.5).clamp(0, 1)
     return unit if output_type == "pt" else np.ascontiguousarray(unit.permute(0, 2, 3, 1).numpy())

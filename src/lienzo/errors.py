@@ -8,6 +8,8 @@ LienzoError
 │   ├── DataError               training data that cannot be found or read, or of which nothing is left
 │   ├── MetadataError           a picture without (or with damaged) lienzo metadata
 │   ├── ReceiptError            a receipt, log entry or reveal file that is none, or damaged
+│   ├── UnreadableError         untrusted bytes whose reading crashed, took too long or took too much
+│   ├── RecordError             a stored request that is not there, or whose place another one has
 │   └── MissingExtraError       the feature needs an optional dependency
 ├── WeightsError                a model that cannot be loaded
 │   ├── ModelNotFoundError      no such folder, file or hub id (or the network is off)
@@ -16,6 +18,8 @@ LienzoError
 │   └── KeysError               missing, unexpected or wrongly shaped tensors, all of them listed
 ├── OutputError                 the picture could not be written
 ├── KeystoreError               a signing key, secret or certificate that cannot be used, made or found
+├── SealingError                something encrypted that was changed or moved, or that another key was meant for
+├── StoreError                  a database that cannot be opened, read or written, or that is not lienzo's
 ├── CredentialsError            Content Credentials that could not be added
 ├── TimestampError              a timestamp authority that gave none, or a timestamp that proves nothing
 └── NonFiniteError              NaN or infinity appeared while a picture was made
@@ -55,6 +59,14 @@ class MetadataError(InputError):
 
 class ReceiptError(InputError):
     """A receipt, a log entry or a reveal file that is none of lienzo's, or damaged."""
+
+
+class UnreadableError(InputError):
+    """Untrusted bytes whose reading crashed, took too long or took too much; that happened in a process of its own."""
+
+
+class RecordError(InputError):
+    """A stored request that is not there, or whose place another one has already."""
 
 
 class MissingExtraError(InputError):
@@ -115,6 +127,14 @@ class OutputError(LienzoError):
 
 class KeystoreError(LienzoError):
     """A key or certificate that cannot be used: readable by others, damaged, revoked, expired, unknown, out of reach."""
+
+
+class SealingError(LienzoError):
+    """Something encrypted that was changed, cut or moved, or that was sealed with another key. Nothing of it was opened."""
+
+
+class StoreError(LienzoError):
+    """A database that cannot be opened, read or written, or that is not lienzo's."""
 
 
 class CredentialsError(LienzoError):

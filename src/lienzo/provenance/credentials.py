@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from c2pa import Context
 
 State = Literal["Trusted", "Valid", "Invalid", "absent"]
+Kind = Literal["PNG", "JPEG", "WEBP"]
 
 RECEIPT = "org.lienzo.receipt"
 BINDING = "c2pa.soft-binding"
@@ -117,7 +118,7 @@ class CredentialsFound:
 
 def add(
     data: bytes,
-    kind: Literal["PNG", "JPEG", "WEBP"],
+    kind: Kind,
     *,
     issuer: Issuer,
     title: str,

@@ -4,7 +4,7 @@ Everything that goes into pixels is a keyed function of the request and of the p
 same picture with marks on; what depends on chance and time (salt, signature, place in the log) lies beside the pixels.
 """
 
-import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,13 +15,17 @@ import torch
 from PIL import Image
 
 from lienzo import __version__
+from lienzo.errors import RecordError
 from lienzo.images import to_image
 from lienzo.pipeline.generate import Result
-from lienzo.pipeline.request import InputImage
+from lienzo.pipeline.request import InputImage, Request
+from lienzo.provenance.certificates import anchors, issuer
+from lienzo.provenance.credentials import Kind, Parent, SoftBinding, add
 from lienzo.provenance.energy import Spent
-from lienzo.provenance.keys import Keystore
+from lienzo.provenance.keys import Keystore, PublicKey
 from lienzo.provenance.metadata import Embedding, Lora, Software, Weights, public_name
 from lienzo.provenance.perceptual import perceptual_hash
+from lienzo.provenance.prompts import PromptStore
 from lienzo.provenance.receipt import (
     Checked,
     Layer,
@@ -36,9 +40,13 @@ from lienzo.provenance.receipt import (
     record_id,
 )
 from lienzo.provenance.settings import Settings
+from lienzo.provenance.timestamps import configured
 
 if TYPE_CHECKING:
     from lienzo.provenance.log import Log, LogProof
+
+ALGORITHM: Final = "org.lienzo.watermark.1"
+"""The watermark's name in credentials."""
 
 NOT_CHECKED: Final = Checked(status="not_checked")
 
@@ -58,13 +66,13 @@ class Marked(Result):
     marked: Image.Image = field(repr=False)
     signed: SignedReceipt
     proof: "LogProof | None" = None
-    sign: Callable[[bytes, str, "Marked"], bytes] = field(repr=False)
+    sign: Callable[[bytes, Kind, "Marked"], bytes] = field(repr=False)
 
     @cached_property
     def image(self) -> Image.Image:
         return self.marked
 
-    def credentialed(self, data: bytes, kind: str) -> bytes:
+    def credentialed(self, data: bytes, kind: Kind) -> bytes:
         """The file with its Content Credentials."""
         return self.sign(data, kind, self)
 
@@ -85,9 +93,6 @@ class Notary:
     def __init__(self, settings: Settings, keys: Keystore | None = None) -> None:
         self.settings = settings
         self.keys = Keystore() if keys is None else keys
-        self._opening = threading.Lock()
-        self._log: Log | None = None
-        self._records: Records | None = None
 
     def mark(
         self, result: Result, spent: Spent, *, safety: Checked = NOT_CHECKED, image: Image.Image | None = None
@@ -108,22 +113,23 @@ class Notary:
         unmarked = InputImage.of(made).sha256
         layers: list[Layer] = ["credentials"] if image is None else ["credentials", "simulation"]
         key = self.keys.secret("watermark")
-        record = record_id(key, request, unmarked)
+        record = record_id(key, settings.tenant, request, unmarked)
         picture = made if image is None else image
         whole = settings.mark != "credentials"
         if whole:
-            from lienzo.provenance.watermark import mark
+            from lienzo.provenance.watermark import can_carry, mark
 
-            picture = mark(picture, record, key)
-            layers += ["watermark", "log"]
+            if can_carry(picture):  # else the receipt says that there is none
+                picture = mark(picture, record, key)
+                layers.append("watermark")
+            layers.append("log")
         if settings.mark == "latent":
             layers.append("latent")
-        salt = new_salt()
+        salt = self._salt(f"{record:012x}", request)
         receipt = self._receipt(result, spent, safety, record, picture, unmarked, salt, tuple(layers))
         signed = SignedReceipt.sign(receipt, self.keys.signer("receipts"))
         proof = None
         if whole:
-            self.records.put(receipt.id, settings.tenant, reveal(signed, request), salt)
             proof = self.log.proof(self.log.append(entry(signed), receipt.id))
         return Marked(
             **{name: getattr(result, name) for name in ("request", "pixels", "latents", "bundle", "warnings")},
@@ -146,25 +152,46 @@ class Notary:
         return Log.open(self.settings.place("log"), origin=origin(signer.public), signer=signer)
 
     @cached_property
-    def records(self) -> "Records":
+    def records(self) -> PromptStore:
         """Where requests and salts are kept, encrypted.
 
         Raises:
             LienzoError: it cannot be opened.
         """
-        from lienzo.provenance.records import Records
+        return PromptStore(self.settings.place("records"))
 
-        return Records.open(self.settings.place("records"))
+    def _salt(self, record: str, request: Request) -> bytes:
+        """Of the record's commitments, kept with the request: the one that is there already, if it was made before."""
+        for attempt in range(2):
+            try:
+                return self.records.get(record, self.settings.tenant).salt
+            except RecordError:
+                try:
+                    self.records.put(record, self.settings.tenant, request.canonical, salt := new_salt())
+                    return salt
+                except RecordError:  # another process was quicker
+                    if attempt:
+                        raise
+        raise AssertionError("not reached")
 
-    @cached_property
-    def issuer(self) -> "Issuer":
-        """Whose certificate credentials are signed with."""
-        from lienzo.provenance.certificates import Issuer
-
-        return Issuer.of(self.settings.certificates, self.settings.certificate_key)
-
-    def _sign(self, data: bytes, kind: str, marked: Marked) -> bytes:
-        raise NotImplementedError
+    def _sign(self, data: bytes, kind: Kind, marked: Marked) -> bytes:
+        receipt, init = marked.signed.receipt, marked.request.init
+        parent = None if init is None or init.file is None else Parent(init.file, "the picture to start from")
+        signed = add(
+            data,
+            kind,
+            issuer=issuer(self.keys),
+            title=f"Picture {receipt.id}",
+            receipt=marked.document,
+            binding=SoftBinding(ALGORITHM, receipt.id) if "watermark" in receipt.marks else None,
+            parent=parent,
+            composite=marked.request.mask is not None and parent is not None,
+            authority=configured(),
+            trust_anchors=anchors(self.keys),
+        )
+        for warning in signed.warnings:
+            warnings.warn(warning, stacklevel=2)
+        return signed.data
 
     def _receipt(
         self,

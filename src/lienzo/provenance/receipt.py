@@ -247,12 +247,13 @@ def opens(receipt: Receipt, request: Request, salt: bytes) -> bool:
     )
 
 
-def record_id(key: bytes, request: Request, unmarked: str) -> int:
-    """48 bits: a keyed hash of the request's digest and of the unmarked pixels' SHA-256.
+def record_id(key: bytes, tenant: str, request: Request, unmarked: str) -> int:
+    """48 bits: a keyed hash of whose picture it is, of the request's digest and of the unmarked pixels' SHA-256.
 
     The same request gives the same id, and so the same marked picture; without the key it tells nothing.
     """
-    message = b"lienzo record id v1\n" + bytes.fromhex(request.digest) + bytes.fromhex(unmarked)
+    digests = bytes.fromhex(request.digest) + bytes.fromhex(unmarked)
+    message = b"lienzo record id v1\n" + digests + tenant.encode()
     return int.from_bytes(hmac.new(key, message, hashlib.sha256).digest()[: ID_BITS // 8])
 
 

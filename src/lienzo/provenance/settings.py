@@ -34,8 +34,6 @@ class Settings(Config):
         safety: weights of the safety checker: a folder, file or hub id; None: pictures are not checked, and say so.
         policy: a prompt policy's file; None: the one that comes with lienzo.
         tenant: whose pictures these are.
-        timestamps: URL of a time-stamping authority (RFC 3161); None: none.
-        certificates, certificate_key: an organisation's own certificate chain and its key, as files; None: an own CA.
     """
 
     mark: Level = "full"
@@ -45,17 +43,12 @@ class Settings(Config):
     safety: str | None = None
     policy: str | None = None
     tenant: str = "local"
-    timestamps: str | None = None
-    certificates: str | None = None
-    certificate_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.private and self.mark == "off":
             raise ConfigError(
                 "private: got true with mark=off, which leaves no place for the commitment. Set mark to credentials, full or latent."
             )
-        if (self.certificates is None) != (self.certificate_key is None):
-            raise ConfigError("certificates: give the chain and its key (certificate_key), or neither.")
 
     @classmethod
     def read(cls, **chosen: Any) -> Self:

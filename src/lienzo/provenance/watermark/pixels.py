@@ -31,7 +31,10 @@ STEP: Final = 80.0
 
 _SIDE, _BLOCK, _EACH = 128, 16, 2
 _BLOCKS = _SIDE // _BLOCK
-_BAND = (2.0, 5.0)  # of a block's frequencies: below, the picture is strongest; above, JPEG and a smaller size take most
+_BAND = (
+    2.0,
+    5.0,
+)  # of a block's frequencies: below, the picture is strongest; above, JPEG and a smaller size take most
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _ROUNDS = 12
 _NEAR = 0.04  # of a step: near enough to a lattice point
