@@ -14,6 +14,9 @@ LienzoError
 │   ├── UnsafePickleError       a pickle that asks for more than tensors; nothing of it was run
 │   └── KeysError               missing, unexpected or wrongly shaped tensors, all of them listed
 ├── OutputError                 the picture could not be written
+├── LogError                    the log's database cannot be opened, read or written
+├── ProofError                  a log, checkpoint, proof or export that was changed; the command line exits with 3
+│   └── UnknownKeyError         signed by a key that is not known, so nothing is proved
 └── NonFiniteError              NaN or infinity appeared while a picture was made
 """
 
@@ -103,6 +106,18 @@ class KeysError(WeightsError):
 
 class OutputError(LienzoError):
     """The picture could not be written (no permission, no space, no such folder)."""
+
+
+class LogError(LienzoError):
+    """The log's database cannot be opened, read or written; nothing was added."""
+
+
+class ProofError(LienzoError):
+    """A log, checkpoint, proof or export that does not hold: it was changed, forged or damaged."""
+
+
+class UnknownKeyError(ProofError):
+    """Signed by a key that is not known here, which proves nothing, neither good nor bad."""
 
 
 class NonFiniteError(LienzoError):
