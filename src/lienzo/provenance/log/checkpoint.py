@@ -121,6 +121,11 @@ class NoteKey:
         """As other programs for signed notes read it, and `parse` does."""
         return f"{self.name}+{self.id.hex()}+{encode64(_ED25519 + self.raw)}"
 
+    @property
+    def spki(self) -> bytes:
+        """As `lienzo.provenance.keys.PublicKey` holds it."""
+        return _SPKI + self.raw
+
     def verify(self, message: bytes, signature: bytes) -> bool:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -19,7 +19,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from lienzo.errors import InputError, LienzoError, OutputError, ProofError
 from lienzo.provenance.log.audit import Audit, Replay
@@ -27,6 +27,9 @@ from lienzo.provenance.log.checkpoint import MAX_NOTE, NoteKey, decode64, encode
 from lienzo.provenance.log.merkle import MAX_SIZE
 from lienzo.provenance.log.proofs import MAX_ENTRY, leaf_of
 from lienzo.provenance.log.store import Log, SignedCheckpoint
+
+if TYPE_CHECKING:
+    from lienzo.provenance.keys import PublicKey
 
 FORMAT = "lienzo-log/1"
 Stamped = Callable[[bytes, bytes], object]
@@ -70,8 +73,9 @@ def write_export(log: Log, path: Path, *, overwrite: bool = False) -> int:
 
 def verify_export(
     path: Path,
-    keys: Sequence[NoteKey],
+    keys: "Sequence[PublicKey]",
     *,
+    origin: str | None = None,
     held: Iterable[str] = (),
     wanted: str | None = None,
     stamped: Stamped | None = None,
@@ -80,6 +84,7 @@ def verify_export(
 
     Args:
         keys: that the log may be signed with. Take them from its keeper, never from the file.
+        origin: the log's name; None: whichever log of those keys.
         held: earlier checkpoints of the log, which the export has to go on from.
         wanted: a key, whose entries are gathered (`Audit.found`).
         stamped: for example `lienzo.provenance.timestamps.verify` with its roots; None: timestamps are only counted.
@@ -89,7 +94,7 @@ def verify_export(
     """
     try:
         with path.open("rb") as file:
-            return _verify(_lines(file), keys, held, wanted, stamped)
+            return _verify(_lines(file), keys, origin, held, wanted, stamped)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}. Name an exported log.") from None
     except InputError as error:
@@ -191,7 +196,8 @@ class _Reader:
 
 def _verify(
     lines: Iterator[dict[str, Any]],
-    keys: Sequence[NoteKey],
+    keys: "Sequence[PublicKey]",
+    origin: str | None,
     held: Iterable[str],
     wanted: str | None,
     stamped: Stamped | None,
@@ -200,8 +206,11 @@ def _verify(
         key, size = _header(next(lines, {}))
     except LienzoError as error:
         raise InputError(f"not an exported log ({error}). `lienzo log export` writes one.") from None
-    replay = Replay([*keys, key], key.name, held)
-    if key not in keys:
+    known = [NoteKey.of(public, key.name) for public in keys if public.algorithm == "ed25519"]
+    replay = Replay([*known, key], key.name, held)
+    if origin not in (None, key.name):
+        replay.unproved.append(f"it is the log {key.name}, not {origin}.")
+    if key not in known:
         replay.unproved.append(f"it is signed with {key.text}, which is none of the log keys that are known here.")
     reader = _Reader(replay, key, wanted, stamped)
     whole = False
