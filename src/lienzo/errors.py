@@ -22,6 +22,9 @@ LienzoError
 ├── StoreError                  a database that cannot be opened, read or written, or that is not lienzo's
 ├── CredentialsError            Content Credentials that could not be added
 ├── TimestampError              a timestamp authority that gave none, or a timestamp that proves nothing
+├── LogError                    the log's database cannot be opened, read or written
+├── ProofError                  a log, checkpoint, proof or export that was changed; the command line exits with 3
+│   └── UnknownKeyError         signed by a key that is not known, so nothing is proved
 └── NonFiniteError              NaN or infinity appeared while a picture was made
 """
 
@@ -143,6 +146,18 @@ class CredentialsError(LienzoError):
 
 class TimestampError(LienzoError):
     """An authority that gave no timestamp, or a timestamp that is damaged, of something else, or of nobody who is trusted."""
+
+
+class LogError(LienzoError):
+    """The log's database cannot be opened, read or written; nothing was added."""
+
+
+class ProofError(LienzoError):
+    """A log, checkpoint, proof or export that does not hold: it was changed, forged or damaged."""
+
+
+class UnknownKeyError(ProofError):
+    """Signed by a key that is not known here, which proves nothing, neither good nor bad."""
 
 
 class NonFiniteError(LienzoError):

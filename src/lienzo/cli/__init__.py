@@ -16,14 +16,16 @@ from lienzo.cli.doctor import doctor
 from lienzo.cli.evaluate import evaluate
 from lienzo.cli.generate import as_options, generate
 from lienzo.cli.keys import keys
+from lienzo.cli.log import log
 from lienzo.cli.models import convert, inspect, models, samplers
 from lienzo.cli.text import fail, usage, warn
 from lienzo.cli.train import train
-from lienzo.errors import LienzoError, NonFiniteError, RequestError
+from lienzo.errors import LienzoError, NonFiniteError, ProofError, RequestError, UnknownKeyError
 
 EPILOG = """
-Exit codes: 0, done; 1, it could not be finished (not enough memory, NaN; `doctor` found something broken);
-2, it cannot be done as asked (an option, a picture, a model, an output file); 130, stopped with Ctrl-C.
+Exit codes: 0, done, or proved; 1, it could not be finished (not enough memory, NaN; `doctor` found something broken), or
+nothing was proved; 2, it cannot be done as asked (an option, a picture, a model, an output file); 3, something was tampered
+with; 130, stopped with Ctrl-C.
 Whatever the exit code, no half-written file stays.
 """
 LESS_MEMORY = {
@@ -49,8 +51,10 @@ class Lienzo(click.Group):
             raise usage(error) from None
         except KeyboardInterrupt as stopped:
             fail(str(stopped) or "Stopped.", 130, prefix="")
-        except NonFiniteError as error:
+        except (NonFiniteError, UnknownKeyError) as error:
             fail(str(error), 1)
+        except ProofError as error:
+            fail(str(error), 3)
         except RequestError as error:
             fail(as_options(str(error)), 2)
         except LienzoError as error:
@@ -81,6 +85,7 @@ def lienzo() -> None:
 
 
 for command in (generate, train, evaluate, inspect, convert, models, samplers, data, keys, doctor):
+for command in (generate, train, evaluate, inspect, convert, models, samplers, data, log, doctor):
     lienzo.add_command(command)
 
 
