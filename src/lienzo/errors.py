@@ -16,6 +16,8 @@ LienzoError
 │   ├── FormatError             a damaged, lying or unknown file
 │   ├── UnsafePickleError       a pickle that asks for more than tensors; nothing of it was run
 │   └── KeysError               missing, unexpected or wrongly shaped tensors, all of them listed
+├── SafetyError                 a check that could not be made: nothing is returned unchecked
+│   └── BlockedError            a check was made and said no; has its outcome
 ├── OutputError                 the picture could not be written
 ├── KeystoreError               a signing key, secret or certificate that cannot be used, made or found
 ├── SealingError                something encrypted that was changed or moved, or that another key was meant for
@@ -122,6 +124,22 @@ class KeysError(WeightsError):
             ),
         )
         super().__init__("\n".join(lines))
+
+
+class SafetyError(LienzoError):
+    """A safety check that could not be made, or answered nonsense: the picture is not returned."""
+
+
+class BlockedError(SafetyError):
+    """A prompt or picture that a safety check does not let through; there is no picture.
+
+    Attributes:
+        outcome: the `lienzo.safety.Outcome` that says which check it was and why.
+    """
+
+    def __init__(self, outcome: object) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
 
 
 class OutputError(LienzoError):

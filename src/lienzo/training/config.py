@@ -10,11 +10,12 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lienzo.errors import ConfigError, nearest
+from lienzo.errors import ConfigError
+from lienzo.toml import explain, read_toml
 
 Kind = Literal["full", "lora", "dreambooth", "textual_inversion", "scratch-vae", "scratch-clip", "scratch-unet"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -425,14 +426,7 @@ def read_recipe(path: Path, model: type[Read], overrides: Iterable[str] = ()) ->
     Raises:
         ConfigError: no such file, no TOML, an unknown key, or a value that is not allowed; all of them are listed.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The recipe {path} cannot be read: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"The recipe {path} cannot be read: it is no UTF-8 text.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML: {error}.") from None
+    data = read_toml(path, "The recipe")
     for override in overrides:
         override_value(data, override)
     try:
@@ -514,54 +508,3 @@ def _toml(value: Any) -> str:
             return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
         case _:
             return repr(value)
-
-
-EXPECTED = {
-    "model_type": "expected a section, a table of settings",
-    "dict_type": "expected a table of settings",
-    "path_type": "expected a path, a text in quotation marks",
-    "string_type": "expected a text in quotation marks",
-    "tuple_type": 'expected a list, say ["this", "that"]',
-}
-"""Where pydantic's words are Python's."""
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Pydantic's findings as sentences: which setting, what was got, what is allowed."""
-    lines = []
-    for found in error.errors(include_url=False):
-        name, got = ".".join(map(str, found["loc"])), found["input"]
-        if found["type"] == "extra_forbidden":
-            lines.append(
-                f"{name}: no such setting. {nearest(str(found['loc'][-1]), _fields(model, found['loc'][:-1]))}"
-            )
-        elif found["type"] == "missing":
-            lines.append(f"{name}: is missing; it has no default.")
-        elif found["type"] == "literal_error" and isinstance(got, str):
-            allowed = [word.strip("' ") for word in found["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-            lines.append(f"{name}: got {got!r}; there is no such choice. {nearest(got, allowed)}")
-        elif found["type"] == "value_error" and isinstance(got, Mapping):  # of settings that do not go together
-            lines.append(f"{name}: {found['ctx']['error']}." if name else f"{found['ctx']['error']}.")
-        else:
-            said = str(found["ctx"]["error"]) if found["type"] == "value_error" else found["msg"]
-            said = EXPECTED.get(found["type"], said)
-            shown = repr(got)
-            lines.append(
-                f"{name}: got {shown if len(shown) <= 80 else shown[:77] + '...'}; {said}." if name else f"{said}."
-            )
-    return "\n".join(lines)
-
-
-def _fields(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """The settings of the section that a path leads to."""
-    for step in path:
-        field = model.model_fields.get(str(step))
-        inner = _section(field.annotation) if field else None
-        model = inner or model
-    return list(model.model_fields)
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((s for part in get_args(annotation) if (s := _section(part))), None) if get_origin(annotation) else None
