@@ -6,18 +6,21 @@ labelled, marked and logged, in this order. A picture to which any of that could
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self, overload
 
 import torch
 
+from lienzo import safety
 from lienzo.models.bundle import Bundle
 from lienzo.pipeline.generate import Result, Run, Step, generate
 from lienzo.pipeline.request import Request
-from lienzo.provenance.energy import Meter
+from lienzo.provenance.energy import Meter, Spent
 from lienzo.provenance.keys import Keystore, home
 from lienzo.provenance.marking import Notary
+from lienzo.provenance.receipt import Checked, Safety
 from lienzo.provenance.settings import Level, Settings
 from lienzo.weights import adapters, load
 from lienzo.weights.adapters import Adapter, Embedding
@@ -38,6 +41,16 @@ class House:
         self.settings = settings
         self.notary = Notary(settings, keys)
 
+    @cached_property
+    def policy(self) -> safety.Policy:
+        """What prompts are admitted by."""
+        return safety.load_policy(self.settings.policy)
+
+    @cached_property
+    def checks(self) -> tuple[safety.PictureCheck, ...]:
+        """What pictures are checked by: nothing where no weights were named."""
+        return () if self.settings.safety is None else (safety.load(self.settings.safety),)
+
     def make(
         self,
         bundle: Bundle,
@@ -52,10 +65,23 @@ class House:
             BlockedError: the policy does not admit a prompt, or a check blocks a picture. Nothing of the batch is returned.
         """
         batch = [requests] if isinstance(requests, Request) else list(requests)
+        tenant = self.settings.tenant
+        admitted = [safety.require(safety.check_prompt(request, self.policy, tenant)) for request in batch]
         meter = Meter()
         results = yield from generate(bundle, batch, generators=generators, latents=latents)
         spent = meter.spent().share(of=max(len(results), 1))
-        return tuple(self.notary.mark(result, spent) for result in results)
+        return tuple(self._finished(*one, spent) for one in zip(results, admitted, strict=True))
+
+    def _finished(self, result: Result, admitted: safety.Outcome, spent: Spent) -> Result:
+        seen = safety.require(safety.check_picture(result.image, self.checks))
+        found = Safety(prompt=_checked(admitted), picture=_checked(seen))
+        flags = [str(outcome) for outcome in (admitted, seen) if outcome.status == "flagged"]
+        told = replace(result, warnings=(*result.warnings, *flags))
+        return self.notary.mark(told, spent, safety=found)
+
+
+def _checked(outcome: safety.Outcome) -> Checked:
+    return Checked.model_validate(outcome.model_dump())
 
 
 @lru_cache(maxsize=16)

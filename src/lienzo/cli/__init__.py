@@ -20,6 +20,7 @@ from lienzo.cli.log import log
 from lienzo.cli.models import convert, inspect, models, samplers
 from lienzo.cli.text import fail, usage, warn
 from lienzo.cli.train import train
+from lienzo.cli.verify import verify
 from lienzo.errors import LienzoError, NonFiniteError, ProofError, RequestError, UnknownKeyError
 
 EPILOG = """
@@ -84,8 +85,7 @@ def lienzo() -> None:
     """
 
 
-for command in (generate, train, evaluate, inspect, convert, models, samplers, data, keys, doctor):
-for command in (generate, train, evaluate, inspect, convert, models, samplers, data, log, doctor):
+for command in (generate, verify, train, evaluate, inspect, convert, models, samplers, data, log, keys, doctor):
     lienzo.add_command(command)
 
 

@@ -22,7 +22,7 @@ from lienzo.pipeline.request import InputImage, Request
 from lienzo.provenance.certificates import anchors, issuer
 from lienzo.provenance.credentials import Kind, Parent, SoftBinding, add
 from lienzo.provenance.energy import Spent
-from lienzo.provenance.keys import Keystore, PublicKey
+from lienzo.provenance.keys import Keystore
 from lienzo.provenance.metadata import Embedding, Lora, Software, Weights, public_name
 from lienzo.provenance.perceptual import perceptual_hash
 from lienzo.provenance.prompts import PromptStore
@@ -31,6 +31,7 @@ from lienzo.provenance.receipt import (
     Layer,
     Pixels,
     Receipt,
+    Safety,
     SignedReceipt,
     commit_prompt,
     commit_request,
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
 ALGORITHM: Final = "org.lienzo.watermark.1"
 """The watermark's name in credentials."""
 
-NOT_CHECKED: Final = Checked(status="not_checked")
+_NOBODY: Final = Checked(status="not_checked", reasons=("No check is set up.",))
+NOT_CHECKED: Final = Safety(prompt=_NOBODY, picture=_NOBODY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ class Notary:
         self.keys = Keystore() if keys is None else keys
 
     def mark(
-        self, result: Result, spent: Spent, *, safety: Checked = NOT_CHECKED, image: Image.Image | None = None
+        self, result: Result, spent: Spent, *, safety: Safety = NOT_CHECKED, image: Image.Image | None = None
     ) -> Result:
         """Mark a finished picture. Nothing is returned unless all of it was done.
 
@@ -149,7 +151,8 @@ class Notary:
         from lienzo.provenance.log import Log
 
         signer = self.keys.signer("log")
-        return Log.open(self.settings.place("log"), origin=origin(signer.public), signer=signer)
+        earlier = [key.public for key in self.keys.keys() if key.own and key.name == "log"]
+        return Log.open(self.settings.place("log"), signer=signer, keys=earlier)
 
     @cached_property
     def records(self) -> PromptStore:
@@ -197,7 +200,7 @@ class Notary:
         self,
         result: Result,
         spent: Spent,
-        safety: Checked,
+        safety: Safety,
         record: int,
         picture: Image.Image,
         unmarked: str,
@@ -228,8 +231,3 @@ class Notary:
             seconds=round(spent.seconds, 3),
             joules=None if spent.joules is None else round(spent.joules, 1),
         )
-
-
-def origin(public: PublicKey) -> str:
-    """The log's name: of the key that signs its checkpoints."""
-    return f"lienzo/{public.id[:16]}"

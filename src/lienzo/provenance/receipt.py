@@ -62,12 +62,27 @@ class Pixels(_Frozen):
     height: int = Field(ge=1)
 
 
+class Score(_Frozen):
+    """A number that a check went by."""
+
+    name: str = Field(max_length=100)
+    value: float
+
+
 class Checked(_Frozen):
-    """What a safety check found, in its own words: see `lienzo.safety`."""
+    """What safety checks found, in the form of `lienzo.safety.Outcome`."""
 
     status: Literal["passed", "flagged", "blocked", "not_checked"]
-    reasons: tuple[Annotated[str, Field(max_length=1000)], ...] = ()
     by: tuple[Annotated[str, Field(max_length=300)], ...] = ()
+    scores: tuple[Score, ...] = ()
+    reasons: tuple[Annotated[str, Field(max_length=1000)], ...] = ()
+
+
+class Safety(_Frozen):
+    """What the checks of the prompt and of the picture found."""
+
+    prompt: Checked
+    picture: Checked
 
 
 class Receipt(_Frozen):
@@ -85,7 +100,7 @@ class Receipt(_Frozen):
         unmarked: SHA-256 of the pixels before any mark, as the model made them.
         perceptual: `lienzo.provenance.perceptual.perceptual_hash` of the finished picture.
         parents: pictures that went in.
-        safety: of the prompt and of the picture.
+        safety: what was checked, and what came of it.
         made: UTC, RFC 3339; by this machine's own clock.
         seconds: that the picture took; of several made at once, its share.
         joules: that the processors took meanwhile, where the machine measures it; None: not measured.
@@ -107,7 +122,7 @@ class Receipt(_Frozen):
     unmarked: Sha256
     perceptual: str = Field(pattern="^[0-9a-f]{16}$")
     parents: tuple[Parent, ...] = Field(default=(), max_length=10)
-    safety: Checked
+    safety: Safety
     marks: tuple[Layer, ...]
     made: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
     seconds: float = Field(ge=0)

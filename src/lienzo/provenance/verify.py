@@ -15,9 +15,11 @@ from typing import Any, Final, Literal, Protocol
 
 from PIL import Image
 
-from lienzo.errors import LienzoError, ReceiptError
+from lienzo.errors import LienzoError, ProofError, ReceiptError, UnknownKeyError
 from lienzo.pipeline.request import InputImage, Request
-from lienzo.provenance.keys import KnownKey
+from lienzo.provenance.examine import Evidence
+from lienzo.provenance.keys import KnownKey, PublicKey
+from lienzo.provenance.log import LogProof, verify_proof
 from lienzo.provenance.perceptual import NEAR, distance, perceptual_hash
 from lienzo.provenance.receipt import Entry, SignedReceipt, opens
 from lienzo.provenance.receipt import entry as entry_of
@@ -62,44 +64,18 @@ class Verdict:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What was found in a picture's file; a bounded process reads it, see `lienzo.provenance.examine`.
-
-    Attributes:
-        lossless: whether the file keeps every pixel.
-        credentials: their state: "Trusted", "Valid" (by a stranger), "Invalid" or "absent".
-        failures: what of the credentials fails, in their specification's words.
-        signer: who signed them.
-        document: the assertion that holds receipt and log proof; None where there is none.
-    """
-
-    image: Image.Image
-    lossless: bool
-    credentials: str
-    failures: tuple[str, ...] = ()
-    signer: str | None = None
-    document: Any = None
-
-
 class Ledger(Protocol):
     """Where records are looked up: a log, or an export of one."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
-    def find(self, key: str) -> Sequence[tuple[int, bytes]]:
-        """(index, entry) of a record id, each proved to be in the log.
-
-        Raises:
-            LienzoError: the log itself does not hold: it was tampered with.
-        """
-        ...
-
-    def holds(self, proof: Any, entry: bytes) -> int:
-        """The entry's index, where a picture's own proof is right and of this log.
+    def find(self, key: str) -> tuple[str, Sequence[tuple[int, bytes]]]:
+        """The log's own name, which is in its checkpoints, and (index, entry) of a record id, each proved to be in it.
 
         Raises:
-            LienzoError: it is not.
+            UnknownKeyError: the log is signed by nobody who is trusted.
+            ProofError: something in it was changed.
         """
         ...
 
@@ -111,6 +87,7 @@ class Sources:
     Attributes:
         keys: whose signatures count.
         watermark_keys: whose marks can be read.
+        log_keys: that logs may be signed with, for the proofs that pictures carry.
         ledgers: where records are looked up.
         opened: request and salt that somebody revealed.
         regenerate: makes the picture again and gives the SHA-256 of its unmarked pixels; raises `LienzoError` where it
@@ -119,6 +96,7 @@ class Sources:
 
     keys: Sequence[KnownKey] = ()
     watermark_keys: Sequence[bytes] = ()
+    log_keys: Sequence[PublicKey] = ()
     ledgers: Sequence[Ledger] = ()
     opened: tuple[Request, bytes] | None = None
     regenerate: Callable[[SignedReceipt], str] | None = None
@@ -132,7 +110,7 @@ def verify(found: Evidence, sources: Sources) -> Verdict:
     signed, receipt = _receipt(found, sources.keys)
     mark, marked = _watermark(found.image, signed, sources.watermark_keys)
     record = signed.receipt.id if signed is not None else marked
-    entries, log = _logged(found, signed, record, sources.ledgers)
+    entries, log = _logged(found, signed, record, sources)
     layers = (
         _credentials(found),
         receipt,
@@ -237,32 +215,57 @@ def _watermark(image: Image.Image, signed: SignedReceipt | None, keys: Sequence[
 
 
 def _logged(
-    found: Evidence, signed: SignedReceipt | None, record: str | None, ledgers: Sequence[Ledger]
+    found: Evidence, signed: SignedReceipt | None, record: str | None, sources: Sources
 ) -> tuple[Sequence[Entry], Layer]:
     """The record's entries in the logs that were given, and the layer."""
     name = "log"
-    proof = found.document.get("log") if isinstance(found.document, dict) else None
     if record is None:
         return (), Layer(name, "absent", "Nothing leads to an entry of a log.")
-    if not ledgers:
-        return (), Layer(name, "unknown", "No log here to look the record up in (--log).")
-    for ledger in ledgers:
-        try:
-            rows = [(index, Entry.read(data)) for index, data in ledger.find(record)]
+    try:
+        carried = _carried(found.document, signed, sources.log_keys)
+        for ledger in sources.ledgers:
+            origin, data = ledger.find(record)
+            rows = [(index, Entry.read(row)) for index, row in data]
             own = [(index, entry) for index, entry in rows if signed is None or entry.receipt == signed.digest]
-            if own and proof is not None and signed is not None:
-                ledger.holds(proof, entry_of(signed))
-        except LienzoError as error:
-            return (), Layer(name, "fails", f"{ledger.name}: {error}")
-        if own:
-            index, entry = own[-1]
-            again = "" if len(own) == 1 else f" ({len(own)} entries)"
-            return [one for _, one in own], Layer(
-                name, "holds", f"Entry {index} of {ledger.name}{again}, made {entry.made}, is proved to be in it."
-            )
+            if own:
+                index, entry = own[-1]
+                return [one for _, one in own], Layer(
+                    name, "holds", f"Entry {index} of {ledger.name}, made {entry.made}, is proved to be in it."
+                )
+            if carried is not None and carried[0] == origin:
+                raise ProofError(f"{ledger.name} is the log that the picture was entered in, and it is not there.")
+    except UnknownKeyError as error:
+        return (), Layer(name, "unknown", f"Signed by a key that is not trusted here: {error}")
+    except LienzoError as error:
+        return (), Layer(name, "fails", str(error))
+    if carried is not None:
+        return (), Layer(
+            name, "holds", f"Entry {carried[1]} of {carried[0]}, as the proof that the picture carries shows."
+        )
     if signed is not None and "log" in signed.receipt.marks:
-        return (), Layer(name, "unknown", "The receipt says that it was logged, but not in a log that was given here.")
-    return (), Layer(name, "absent", f"No entry of record {record} in {', '.join(one.name for one in ledgers)}.")
+        return (), Layer(
+            name, "unknown", "The receipt says that it was logged, but no log given here shows it (--log)."
+        )
+    return (), Layer(name, "absent", f"No log that was given here has an entry of record {record}.")
+
+
+def _carried(document: Any, signed: SignedReceipt | None, keys: Sequence[PublicKey]) -> tuple[str, int] | None:
+    """The log and the place that the picture's own proof shows; None where it carries none or no key fits.
+
+    Raises:
+        ProofError: it shows something else.
+    """
+    carried = document.get("log") if isinstance(document, dict) else None
+    if carried is None or signed is None:
+        return None
+    proof = LogProof.read(carried)
+    for key in keys:
+        try:
+            verify_proof(proof, entry_of(signed), key, None)
+            return proof.checkpoint.partition("\n")[0], proof.index
+        except UnknownKeyError:
+            continue
+    return None
 
 
 def _likeness(image: Image.Image, signed: SignedReceipt | None, entries: Sequence[Entry]) -> Layer:

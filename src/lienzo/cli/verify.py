@@ -1,0 +1,168 @@
+"""`lienzo verify`."""
+
+import base64
+import binascii
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lienzo.cli.params import json_option
+from lienzo.cli.text import note, plain, print_json
+from lienzo.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lienzo.pipeline.request import Request
+    from lienzo.provenance.keys import Keystore, PublicKey
+    from lienzo.provenance.receipt import SignedReceipt
+    from lienzo.provenance.verify import Ledger, Verdict
+
+MAX_REVEAL = 1_000_000
+SIGNS = {"holds": "+", "fails": "!", "absent": "-", "unknown": "?"}
+
+EPILOG = """
+\b
+Exit codes: 0 proved; 1 not proved; 2 cannot be done as asked (no such picture, a damaged one); 3 something was changed,
+forged or moved. A picture that is not proved may still be generated: marks can be removed.
+"""
+
+
+@click.command(epilog=EPILOG, short_help="Tell what a picture's marks prove.")
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option(
+    "--log", "logs", metavar="LOG", multiple=True,
+    help="A log, or an export of one (`lienzo log export`); several may be given. [default: your own, if there is one]",
+)  # fmt: skip
+@click.option(
+    "--reveal", metavar="FILE", type=click.Path(path_type=Path),
+    help="The prompt and its salt, as `lienzo prompts show RECORD --json` wrote them: is it this picture's?",
+)  # fmt: skip
+@click.option("--regenerate", is_flag=True, help="Make the picture again from its request and compare bit for bit.")
+@click.option("--model", metavar="MODEL", help="For --regenerate, where the embedded model did not make it.")
+@json_option
+def verify(
+    picture: Path, logs: tuple[str, ...], reveal: Path | None, regenerate: bool, model: str | None, as_json: bool
+) -> None:
+    """Tell layer by layer what PICTURE's marks prove: its credentials, receipt, watermark, log entry, likeness, prompt.
+
+    + holds, ! fails, - absent, ? cannot be told here. Nothing is fetched from anywhere.
+    """
+    from lienzo.provenance.verify import EXIT
+
+    verdict = _verdict(picture, logs, reveal, regenerate, model)
+    if as_json:
+        print_json(verdict.document)
+    else:
+        click.echo(plain(f"{verdict.outcome}: {verdict.says}"))
+        width = max(len(layer.name) for layer in verdict.layers)
+        for layer in verdict.layers:
+            click.echo(plain(f"  {SIGNS[layer.state]} {layer.name:{width}}  {layer.says}"))
+    sys.exit(EXIT[verdict.outcome])
+
+
+def _verdict(picture: Path, logs: tuple[str, ...], reveal: Path | None, again: bool, model: str | None) -> "Verdict":
+    from lienzo.provenance.certificates import anchors
+    from lienzo.provenance.examine import examine
+    from lienzo.provenance.keys import Keystore
+    from lienzo.provenance.timestamps import trusted_roots
+    from lienzo.provenance.verify import Sources, verify
+
+    store = Keystore()
+    known = store.keys()
+    log_keys = [key.public for key in known if key.revoked is None and key.public.algorithm == "ed25519"]
+    data = _read(picture)
+    found = examine(
+        data,
+        trust_anchors=anchors(store),
+        timestamp_roots=trusted_roots().decode("ascii", "replace"),
+        revoked=[key.public.id for key in known if key.revoked is not None],
+    )
+    opened = None if reveal is None else _revealed(reveal)
+    sources = Sources(
+        keys=known,
+        watermark_keys=store.secrets("watermark"),
+        log_keys=log_keys,
+        ledgers=_ledgers(logs, log_keys),
+        opened=opened,
+        regenerate=_maker(data, None if opened is None else opened[0], store, model) if again else None,
+    )
+    return verify(found, sources)
+
+
+def _read(picture: Path) -> bytes:
+    from lienzo.provenance.examine import MOST_BYTES
+
+    try:
+        with picture.open("rb") as file:
+            return file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{picture}: cannot be read: {error.strerror or error}.") from None
+
+
+def _ledgers(logs: tuple[str, ...], keys: "list[PublicKey]") -> "list[Ledger]":
+    from lienzo.provenance.ledgers import ledger
+    from lienzo.provenance.settings import Settings
+
+    own = Settings.read().place("log")
+    if not logs and ("://" in own or Path(own).exists()):
+        logs = (own,)
+    return [ledger(where, keys) for where in logs]
+
+
+def _revealed(path: Path) -> "tuple[Request, bytes]":
+    import json
+
+    from lienzo.pipeline.request import Request
+
+    try:
+        with path.open("rb") as file:
+            told = json.loads(file.read(MAX_REVEAL))
+        return Request.from_json(json.dumps(told["request"])), base64.b64decode(told["salt"], validate=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
+    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
+        raise InputError(
+            f"{path}: not what `lienzo prompts show RECORD --json` writes ({str(error)[:100]}). Expected request and salt."
+        ) from None
+
+
+def _maker(
+    data: bytes, request: "Request | None", store: "Keystore", model: str | None
+) -> "Callable[[SignedReceipt], str]":
+    """Makes the picture again, from the request that it carries, that was revealed, or that is kept here."""
+
+    def again(signed: "SignedReceipt") -> str:
+        from lienzo.errors import LienzoError, MetadataError
+        from lienzo.pipeline.request import Request
+        from lienzo.provenance.metadata import read
+        from lienzo.provenance.prompts import PromptStore
+        from lienzo.provenance.settings import Settings
+        from lienzo.studio import Pipeline
+
+        receipt, asked = signed.receipt, request
+        if asked is None and not receipt.private:
+            try:
+                asked = read(data).request
+            except MetadataError:
+                asked = None
+        if asked is None:
+            asked = Request.from_json(PromptStore(Settings.read().place("records")).get(receipt.id).request)
+        if receipt.adapters or receipt.embeddings:
+            raise InputError("it was made with adapters; use `lienzo generate --from` with their files.")
+        pipeline = Pipeline.load(model, dtype=receipt.dtype, mark="off", private=False)
+        if pipeline.bundle.digest != receipt.weights.digest:
+            raise InputError(
+                f"it was made with {receipt.weights.name}, weights {receipt.weights.digest[:16]}; name that model (--model)."
+            )
+        from lienzo.pipeline.request import InputImage
+
+        note("Making the picture again ...")
+        try:
+            return InputImage.of(pipeline(asked).image).sha256
+        except LienzoError as error:
+            raise InputError(f"{error}") from None
+
+    return again
