@@ -18,6 +18,7 @@ from lienzo.cli.generate import as_options, generate
 from lienzo.cli.keys import keys
 from lienzo.cli.log import log
 from lienzo.cli.models import convert, inspect, models, samplers
+from lienzo.cli.prompts import prompts
 from lienzo.cli.text import fail, usage, warn
 from lienzo.cli.train import train
 from lienzo.cli.verify import verify
@@ -86,6 +87,7 @@ def lienzo() -> None:
 
 
 for command in (generate, verify, train, evaluate, inspect, convert, models, samplers, data, log, keys, doctor):
+for command in (generate, train, evaluate, inspect, convert, models, samplers, data, keys, prompts, doctor):
     lienzo.add_command(command)
 
 

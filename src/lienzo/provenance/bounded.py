@@ -87,7 +87,9 @@ def run(
             clock.wind(seconds)
             answer = child.stdout.read(most + 2)
         else:
-            answer = answer + child.stdout.read(_MOST_MESSAGE)
+            answer = b""
+        if len(answer) < most + 2:
+            _until_ended(child)
     finally:
         clock.stop()
         _kill(child)
@@ -120,12 +122,22 @@ class _Clock:
 
 
 def _kill(child: "subprocess.Popen[bytes]") -> None:
-    """With all that it started; it leads a group of its own, and is not waited for yet, so its id is nobody else's."""
+    """With all that it started: it leads a group of its own."""
+    if child.returncode is not None:
+        return  # its id may be somebody else's by now
     if os.name == "posix":
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
     else:
         child.kill()
+
+
+def _until_ended(child: "subprocess.Popen[bytes]") -> None:
+    """Wait, but leave the process's id taken, where the system can (all but macOS and Windows)."""
+    if hasattr(os, "waitid"):
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    else:
+        child.wait()
 
 
 def _send(pipe: BinaryIO, *parts: bytes) -> None:
