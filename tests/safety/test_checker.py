@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -95,7 +96,7 @@ def reference(
         rounded.append(float(round(value, digits)))
         return round(value, digits)
 
-    module = StableDiffusionSafetyChecker.forward.__globals__
+    module = vars(sys.modules[StableDiffusionSafetyChecker.__module__])
     with monkeypatch.context() as patch:
         patch.setitem(module, "round", caught)
         patch.setattr(module["logger"], "warning", lambda *_: None)
@@ -138,6 +139,7 @@ def test_limits_decide(tmp_path: Path, limit: float, status: str) -> None:
 Cosines = st.lists(st.floats(-1, 1, width=32), min_size=20, max_size=20)
 
 
+@settings(deadline=None, max_examples=50)
 @given(cosines=Cosines, limits=Cosines, near=st.booleans())
 def test_rounding_and_adjustment_are_those_of_the_published_loop(
     cosines: list[float], limits: list[float], near: bool
@@ -230,7 +232,7 @@ def test_what_lienzo_does_not_have_is_refused(
 
 
 def test_no_such_checker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelNotFoundError, match="organisation|hub id"):
+    with pytest.raises(ModelNotFoundError, match="hub id"):
         load_checker("nowhere/at/all")
     monkeypatch.setenv("LIENZO_OFFLINE", "1")
     with pytest.raises(ModelNotFoundError, match="not in the cache"):
