@@ -210,7 +210,8 @@ class Policy(_Section):
         """
         rules, deadline = self.rules_for(tenant), monotonic() + SECONDS
         found: list[Match] = []
-        for where, text in (("prompt", prompt), ("negative prompt", negative)):
+        written: tuple[tuple[Where, str], ...] = (("prompt", prompt), ("negative prompt", negative))
+        for where, text in written:
             if len(text) > MOST_LETTERS:
                 raise SafetyError(
                     f"The {where} has {len(text):,} characters; the policy looks at {MOST_LETTERS:,} at most."
@@ -236,10 +237,8 @@ class Policy(_Section):
     def outcome(self, matches: Iterable[Match], tenant: str | None = None) -> Outcome:
         """What follows from matches. It names rules and their reasons, and no word of the prompt."""
         counted = [match for match in matches if match.lifted_by is None]
-        status: Status = "passed"
-        for action, then in (("flag", "flagged"), ("deny", "blocked")):
-            if any(match.action == action for match in counted):
-                status = then
+        actions = {match.action for match in counted}
+        status: Status = "blocked" if "deny" in actions else "flagged" if actions else "passed"
         reasons = dict.fromkeys(f"{match.reason} (rule {match.rule}, {match.where})" for match in counted)
         return Outcome(status=status, by=(f"policy:{self.digest(tenant)}",), reasons=tuple(reasons))
 

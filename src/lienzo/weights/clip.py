@@ -142,12 +142,12 @@ def load_clip(
         raise ModelNotFoundError(f"{error} The shape of a CLIP is told by its config.json.") from None
     checkpoint = read(file)
     network, vision = _network(settings, folder / "config.json")
-    tensors = checked(str(file), network.state_dict(), _without_positions(checkpoint.tensors))
+    tensors = checked(str(file), network.state_dict(), without_positions(checkpoint.tensors))
     digest = tensors_digest(tensors)
     network.load_state_dict({k: v.to(device, dtype).contiguous() for k, v in tensors.items()}, strict=True, assign=True)
     network.eval().requires_grad_(False)
     checkpoint.forget_pages()
-    preprocessing = _preprocessing(folder, vision.image_size)
+    preprocessing = preprocessing_of(folder, vision.image_size)
     tokenizer = Tokenizer.from_folder(folder) if isinstance(network, CLIP) else None
     if isinstance(network, CLIP) and tokenizer is not None:
         _check_words(network.config.text, tokenizer, folder)
@@ -193,7 +193,7 @@ def _used(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in WRITTEN_BY_OLD}
 
 
-def _without_positions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_positions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """transformers before 4.31 saved the constant 0, 1, 2 ..."""
     return {key: value for key, value in tensors.items() if not re.search(r"\.embeddings\.position_ids$", key)}
 
@@ -211,8 +211,12 @@ def _check_words(config: TextConfig, tokenizer: Tokenizer, folder: Path) -> None
         )
 
 
-def _preprocessing(folder: Path, side: int) -> Preprocessing:
-    """As the folder says, else CLIP's own for the encoder's size."""
+def preprocessing_of(folder: Path, side: int) -> Preprocessing:
+    """As the folder says, else CLIP's own for the encoder's size.
+
+    Raises:
+        ConfigError: it prepares pictures in a way that lienzo does not have.
+    """
     path = folder / "preprocessor_config.json"
     if path.is_file():
         settings = read_json(path)
