@@ -171,7 +171,7 @@ def test_a_receipt_comes_back_as_the_same_canonical_json(receipt: dict[str, Any]
     assert (found.receipt or "").encode() == rfc8785.dumps(receipt)
 
 
-@pytest.mark.parametrize("receipt", [{"a": 2**53}, {"a": float("nan")}, {"a": b"x"}, {"a": {1: 2}}])
+@pytest.mark.parametrize("receipt", [{"a": 2**53}, {"a": float("nan")}, {"a": b"x"}, {"a": {1: 2}}, {"a": "\ud800"}])
 def test_a_receipt_that_is_no_json(receipt: dict[str, Any], own: Issuer) -> None:
     with pytest.raises(CredentialsError, match="receipt"):
         add(picture("PNG"), "PNG", issuer=own, title="x", receipt=receipt)
@@ -285,6 +285,12 @@ def test_stripped_by_another_program(signed: bytes, trusted: str) -> None:
 def test_no_picture(trusted: str) -> None:
     for data in (b"", b"GIF89a", b"%PDF", b"RIFF", b"\x89PNG"):
         assert read(data, trust_anchors=trusted).state == "Invalid"
+
+
+def test_anchors_that_are_none(signed: bytes, trusted: str) -> None:
+    for wrong in ("x", trusted[:300], trusted.replace("M", "N")):
+        with pytest.raises(CredentialsError, match="anchors"):
+            read(signed, trust_anchors=wrong)
 
 
 def test_a_changed_pixel(own: Issuer, trusted: str) -> None:
