@@ -130,6 +130,27 @@ def test_both_algorithms(algorithm: Any, kind: Any, tmp_path: Path) -> None:
     assert read(signed, trust_anchors=anchors(store)).state == "Trusted"
 
 
+@pytest.mark.parametrize("algorithm", ["ed25519", "es256"])
+def test_asked_for_a_signature_the_library_does_as_with_the_key_itself(
+    algorithm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lienzo gives it a function, since the key may be on a token. Here it gets the private key, and comes to the same."""
+    store = Keystore(tmp_path / "keys")
+    store.signer("ca", algorithm=algorithm)
+    store.signer("credentials", algorithm=algorithm)
+    found = issuer(store)
+    by_function = add(picture("PNG"), "PNG", issuer=found, title="x").data
+
+    def from_key(_: object, algorithm: object, chain: str, url: str | None) -> c2pa.Signer:
+        pem = found.signer.pem  # type: ignore[attr-defined]
+        return c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm.name.lower().encode(), chain.encode(), pem, None))  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(c2pa.Signer, "from_callback", from_key)
+    by_key = add(picture("PNG"), "PNG", issuer=found, title="x").data
+    one, other = (read(data, trust_anchors=anchors(store)) for data in (by_function, by_key))
+    assert one == other and one.state == "Trusted"
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     receipt=st.dictionaries(
@@ -150,7 +171,7 @@ def test_a_receipt_comes_back_as_the_same_canonical_json(receipt: dict[str, Any]
     assert (found.receipt or "").encode() == rfc8785.dumps(receipt)
 
 
-@pytest.mark.parametrize("receipt", [{"a": 2**53}, {"a": float("nan")}, {"a": b"x"}, {"a": {1: 2}}])
+@pytest.mark.parametrize("receipt", [{"a": 2**53}, {"a": float("nan")}, {"a": b"x"}, {"a": {1: 2}}, {"a": "\ud800"}])
 def test_a_receipt_that_is_no_json(receipt: dict[str, Any], own: Issuer) -> None:
     with pytest.raises(CredentialsError, match="receipt"):
         add(picture("PNG"), "PNG", issuer=own, title="x", receipt=receipt)
@@ -187,6 +208,16 @@ def test_other_parents(own: Issuer, stranger: Issuer, trusted: str) -> None:
         made = add(picture("PNG"), "PNG", issuer=own, title="y", parent=Parent(data, "in"))
         assert read(made.data, trust_anchors=trusted).parent == ("in", None)
         assert len(made.warnings) == 1 and "credentials are not kept" in made.warnings[0]
+
+
+def test_a_hostile_parent_does_no_harm(own: Issuer, trusted: str) -> None:
+    rng = random.Random(0)
+    parent = add(picture("JPEG", seed=1), "JPEG", issuer=own, title="x").data
+    begin, end = where_the_manifest_is(parent)
+    for _ in range(40):
+        changed = Parent(mutated(parent, rng, begin, end - 9000), "in")
+        made = add(picture("PNG", 8), "PNG", issuer=own, title="y", parent=changed, trust_anchors=trusted)
+        assert read(made.data, trust_anchors=trusted).state == "Trusted"
 
 
 # What cannot be signed
@@ -254,6 +285,12 @@ def test_stripped_by_another_program(signed: bytes, trusted: str) -> None:
 def test_no_picture(trusted: str) -> None:
     for data in (b"", b"GIF89a", b"%PDF", b"RIFF", b"\x89PNG"):
         assert read(data, trust_anchors=trusted).state == "Invalid"
+
+
+def test_anchors_that_are_none(signed: bytes, trusted: str) -> None:
+    for wrong in ("x", trusted[:300], trusted.replace("M", "N")):
+        with pytest.raises(CredentialsError, match="anchors"):
+            read(signed, trust_anchors=wrong)
 
 
 def test_a_changed_pixel(own: Issuer, trusted: str) -> None:
@@ -496,7 +533,7 @@ def test_threads_do_not_disturb_each_other(own: Issuer, trusted: str, stranger: 
         assert read(signed, trust_anchors=trusted).title == f"{number}"
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(160)))
+        list(pool.map(work, range(64)))
 
 
 def mutated(data: bytes, rng: random.Random, begin: int, end: int) -> bytes:
@@ -547,8 +584,8 @@ def soak(signed: bytes, trusted: str, count: int, seed: int) -> dict[str, int]:
 
 
 def test_changed_files_are_never_trusted(signed: bytes, trusted: str) -> None:
-    states = soak(signed, trusted, 1000, 0)
-    assert states["Invalid"] > 500
+    states = soak(signed, trusted, 500, 0)
+    assert states["Invalid"] > 250
 
 
 @pytest.mark.slow

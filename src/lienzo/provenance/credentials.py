@@ -47,7 +47,7 @@ _SETTINGS: dict[str, Any] = {
         "thumbnail": {"enabled": False},  # 50 to 110 kB of what the file shows anyway
         "created_assertion_labels": ["c2pa.actions", RECEIPT, BINDING],  # said by us, not gathered from others
     },
-    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
+    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_after_sign": True},
     "core": {"decode_identity_assertions": False},
 }
 
@@ -181,17 +181,18 @@ def read(
         trust_anchors: PEM certificates of the authorities that are trusted (see `lienzo.provenance.certificates.anchors`).
         timestamp_roots: PEM certificates of the timestamp authorities that are trusted.
         revoked: ids of keys that are not to be trusted.
+
+    Raises:
+        CredentialsError: anchors or roots that are no certificates; what is wrong with the picture is never an error.
     """
     from c2pa import C2paError, Reader
 
     kind = kind_of_data(data)
     if kind is None:
         return CredentialsFound("Invalid", ("the file is no PNG, JPEG or WebP picture",))
+    context = _context(trust_anchors, timestamp_roots)
     try:
-        with (
-            _context(trust_anchors, timestamp_roots) as context,
-            Reader(_MIME[kind], io.BytesIO(data), context=context) as reader,
-        ):
+        with context, Reader(_MIME[kind], io.BytesIO(data), context=context) as reader:
             return _found(json.loads(reader.json()), reader.get_validation_state(), revoked)
     except C2paError.ManifestNotFound:
         return CredentialsFound("absent")
@@ -267,7 +268,7 @@ def _manifest(
     if receipt is not None:
         try:
             content = {"canonical": rfc8785.dumps(dict(receipt)).decode()}
-        except (rfc8785.CanonicalizationError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise CredentialsError(f"the receipt is no JSON with whole numbers below 2^53: {error}.") from None
         assertions.append({"label": RECEIPT, "data": content})
     if binding is not None:
@@ -330,4 +331,17 @@ def _context(trust_anchors: str, timestamp_roots: str = "") -> "Context":
 
     lists = [(trust_anchors, "manifest", _SIGNERS), (timestamp_roots, "tsa", _CLOCKS)]
     anchors = [{"trust_anchors": pem, "trust_kind": kind, "trust_uri": uri} for pem, kind, uri in lists if pem]
+    for pem in {pem for pem, _, _ in lists if pem}:
+        _check_pem(pem)
     return Context.from_dict({**_SETTINGS, "trust": {"anchors": anchors}})
+
+
+@functools.lru_cache(maxsize=32)
+def _check_pem(pem: str) -> None:
+    """The library passes over what is no certificate, and then trusts nobody."""
+    from cryptography.x509 import load_pem_x509_certificates
+
+    try:
+        load_pem_x509_certificates(pem.encode())
+    except ValueError as error:
+        raise CredentialsError(f"the trust anchors are no certificates in PEM form: {error}.") from None
