@@ -1,5 +1,6 @@
 """Shared fixtures: tiny models in diffusers' layout, made once a session."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,16 @@ from PIL import Image
 import tiny
 from lienzo import Pipeline
 
+os.environ["LIENZO_MARK"] = "off"  # the bare pixels are compared with the reference; tests of marks ask for them
 torch.set_num_threads(1)  # the networks are tiny: a second thread only waits
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """lienzo's home folder, a test's own: no key or log of whoever runs the tests is touched."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("LIENZO_HOME", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -534,7 +534,9 @@ def test_the_command_line_shows_erases_and_rotates(house: Path, run: Callable[..
         assert "of which nothing is kept" in again.stderr
 
 
-def test_the_command_line_tells_what_a_rotation_did(house: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_tells_what_a_rotation_did(
+    house: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = house / "other.db"
     with contextlib.closing(PromptStore(other)) as store:
         store.put("r1", "anna", REQUEST, SALT)
@@ -554,6 +556,6 @@ def test_the_command_line_tells_what_a_rotation_did(house: Path, run: Callable[.
 
 def test_control_characters_of_a_prompt_do_not_reach_the_terminal(run: Callable[..., Result]) -> None:
     with contextlib.closing(PromptStore()) as store:
-        store.put("r1", "anna", '{"prompt": "\x1b[2J"}'.encode(), SALT)
+        store.put("r1", "anna", b'{"prompt": "\x1b[2J"}', SALT)
     assert "\x1b" not in run("show", "r1").stdout
     assert os.linesep in run("show", "r1").stdout

@@ -86,8 +86,9 @@ def lienzo() -> None:
     """
 
 
-for command in (generate, verify, train, evaluate, inspect, convert, models, samplers, data, log, keys, doctor):
-for command in (generate, train, evaluate, inspect, convert, models, samplers, data, keys, prompts, doctor):
+for command in (
+    generate, verify, train, evaluate, inspect, convert, models, samplers, data, log, keys, prompts, doctor
+):  # fmt: skip
     lienzo.add_command(command)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lienzo.pipeline.generate import Result, Step
     from lienzo.pipeline.request import Request
     from lienzo.provenance.metadata import Record
+    from lienzo.provenance.settings import Settings
 
 SETTINGS: Mapping[str, str] = {
     "negative_prompt": "--negative",
@@ -133,6 +134,17 @@ class Generate(click.Command):
 @click.option("--out", metavar="FILE|FOLDER/", help="Where to; see below.")
 @click.option("--force", is_flag=True, help="Overwrite the file that --out names.")
 @click.option(
+    "--mark",
+    type=click.Choice(["off", "credentials", "full", "latent"]),
+    help="How the picture accounts for itself; see docs/howto/verify.md. [default: LIENZO_MARK, else full]",
+)
+@click.option(
+    "--private",
+    is_flag=True,
+    default=None,
+    help="Keep the prompt out of the picture: only a commitment to it is there.",
+)
+@click.option(
     "--from",
     "source",
     type=click.Path(exists=True, dir_okay=False),
@@ -196,12 +208,15 @@ def generate(prompts: tuple[str, ...], **given: Any) -> None:
         )
     if given["out"] and not _is_folder(given["out"]):
         kind_of(Path(given["out"]))
+    from lienzo.provenance.settings import Settings
+
     texts = _prompts(prompts, each=given["each"])
     record, requests = _requests(texts, given)
     with _folder(given["out"]):
         targets = _targets(given["out"], requests, force=given["force"])
         bundle = _load(given, record)
-        job = _Job(bundle, requests, targets, record=record, silent=given["as_json"])
+        settings = Settings.read(mark=given["mark"], private=given["private"])
+        job = _Job(bundle, requests, targets, record=record, silent=given["as_json"], settings=settings)
         with progress() as bar:
             job.run(given["batch"], bar)
     if given["as_json"]:
@@ -217,6 +232,7 @@ class _Job:
     targets: Sequence[tuple[Path, IfExists]]
     record: "Record | None"
     silent: bool
+    settings: "Settings"
     made: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -230,7 +246,7 @@ class _Job:
     def run(self, batch: int, bar: Progress) -> None:
         from lienzo.studio import Pipeline
 
-        pipeline, rounds = Pipeline(self.bundle), -(-len(self.requests) // batch)
+        pipeline, rounds = Pipeline(self.bundle, self.settings), -(-len(self.requests) // batch)
         todo = iter(zip(self.requests, self.targets, strict=True))
         try:
             for index in range(rounds):
@@ -250,6 +266,7 @@ class _Job:
     def keep(self, result: "Result", target: Path, if_exists: IfExists, bar: Progress) -> None:
         import json
 
+        from lienzo.provenance.marking import Marked
         from lienzo.provenance.metadata import Record
         from lienzo.provenance.writing import save
 
@@ -269,7 +286,9 @@ class _Job:
                 "seed": record.request.seed,
                 "digest": record.picture.sha256,
                 "warnings": notes,
-                "record": json.loads(record.canonical),
+                # of a private picture, nothing holds the prompt
+                **({} if self.settings.private else {"record": json.loads(record.canonical)}),
+                **({"receipt": result.signed.document} if isinstance(result, Marked) else {}),
             }
         )
 

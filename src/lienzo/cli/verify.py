@@ -1,7 +1,5 @@
 """`lienzo verify`."""
 
-import base64
-import binascii
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,10 +118,10 @@ def _revealed(path: Path) -> "tuple[Request, bytes]":
     try:
         with path.open("rb") as file:
             told = json.loads(file.read(MAX_REVEAL))
-        return Request.from_json(json.dumps(told["request"])), base64.b64decode(told["salt"], validate=True)
+        return Request.from_json(json.dumps(told["request"])), bytes.fromhex(told["salt"])
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
-    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path}: not what `lienzo prompts show RECORD --json` writes ({str(error)[:100]}). Expected request and salt."
         ) from None

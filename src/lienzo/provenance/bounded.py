@@ -165,15 +165,16 @@ def _result(answer: bytes, code: int, most: int, what: str) -> Any:
         raise UnreadableError(f"{what} could not be read: more than {most:,} bytes came of it.")
     if kind == b"b":
         return body
+    if kind not in (b"j", b"e"):
+        raise UnreadableError(f"{what} could not be read: {_ending(code)}.")
     try:
-        if kind == b"j":
-            return json.loads(body)
-        if kind == b"e":
-            error, message = json.loads(body)
-            raise _error(str(error), str(message)[:_MOST_MESSAGE], what)
-    except (ValueError, RecursionError):
+        told = json.loads(body)
+        error, message = map(str, told) if kind == b"e" else ("", "")
+    except (TypeError, ValueError, RecursionError):
         raise UnreadableError(f"{what} could not be read: its reader gave no answer that can be understood.") from None
-    raise UnreadableError(f"{what} could not be read: {_ending(code)}.")
+    if kind == b"e":
+        raise _error(error, message[:_MOST_MESSAGE], what)
+    return told
 
 
 def _error(name: str, message: str, what: str) -> LienzoError:

@@ -114,7 +114,7 @@ def verify(found: Evidence, sources: Sources) -> Verdict:
     layers = (
         _credentials(found),
         receipt,
-        _pixels(found, signed),
+        _pixels(found, signed, entries),
         mark,
         log,
         _likeness(found.image, signed, entries),
@@ -181,14 +181,15 @@ def _receipt(found: Evidence, keys: Sequence[KnownKey]) -> tuple[SignedReceipt |
     return signed, Layer(name, "holds", f"Signed by {known.name}: {made}.")
 
 
-def _pixels(found: Evidence, signed: SignedReceipt | None) -> Layer:
-    if signed is None:
-        return Layer("pixels", "absent", "No receipt to compare the pixels with.")
-    if InputImage.of(found.image).sha256 == signed.receipt.picture.sha256:
-        return Layer("pixels", "holds", "Every pixel is as the receipt says.")
-    if found.lossless:
+def _pixels(found: Evidence, signed: SignedReceipt | None, entries: Sequence[Entry]) -> Layer:
+    recorded = {entry.picture for entry in entries} if signed is None else {signed.receipt.picture.sha256}
+    if not recorded:
+        return Layer("pixels", "absent", "No record to compare the pixels with.")
+    if InputImage.of(found.image).sha256 in recorded:
+        return Layer("pixels", "holds", "Every pixel is as recorded.")
+    if signed is not None and found.lossless:
         return Layer("pixels", "fails", "The pixels are not those that the receipt is about.")
-    return Layer("pixels", "unknown", "A lossy file: its pixels are near those of the receipt at best. See likeness.")
+    return Layer("pixels", "unknown", "Some pixels differ from the recorded ones: re-encoded, resized or edited since.")
 
 
 def _watermark(image: Image.Image, signed: SignedReceipt | None, keys: Sequence[bytes]) -> tuple[Layer, str | None]:

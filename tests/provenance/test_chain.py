@@ -1,0 +1,332 @@
+"""From a prompt to a verdict: every layer together, on the real model, with real keys, database and files."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lienzo import Pipeline, Request, read, save
+from lienzo.cli import lienzo
+from lienzo.errors import ConfigError, MetadataError, ReceiptError
+from lienzo.provenance.keys import Keystore
+from lienzo.provenance.marking import Marked
+from lienzo.provenance.receipt import SignedReceipt, opens
+from lienzo.provenance.settings import Settings
+from lienzo.studio import house
+
+CANARY = "zanahoria-9f41 sobre un fondo blanco"
+
+
+@pytest.fixture(scope="module")
+def marked_pipeline() -> Pipeline:
+    return Pipeline.load(mark="full")
+
+
+def run(*arguments: str | Path) -> tuple[int, str]:
+    done = CliRunner().invoke(lienzo, [str(one) for one in arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout
+
+
+def states(path: Path, *options: str | Path) -> tuple[int, dict[str, str]]:
+    code, output = run("verify", path, "--json", *options)
+    document = json.loads(output)
+    return code, {layer["name"]: layer["state"] for layer in document["layers"]}
+
+
+def make(pipeline: Pipeline, path: Path, prompt: str = "a red circle", seed: int = 7, **options: int) -> Marked:
+    result = pipeline(Request(prompt, seed=seed, steps=4, **options))
+    assert isinstance(result, Marked)
+    save(result, path)
+    return result
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_a_picture_proves_itself(marked_pipeline: Pipeline, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    make(marked_pipeline, path)
+    code, found = states(path)
+    assert code == 0
+    pixels = "unknown" if ending == "jpg" else "holds"
+    every = ("credentials", "receipt", "watermark", "log", "likeness")
+    assert found == {**dict.fromkeys(every, "holds"), "pixels": pixels, "prompt": "unknown", "regeneration": "unknown"}
+
+
+def test_finds_the_record_when_everything_beside_the_pixels_is_gone(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    path, stripped, export = tmp_path / "a.png", tmp_path / "b.jpg", tmp_path / "log.jsonl"
+    result = make(marked_pipeline, path)
+    Image.open(path).convert("RGB").save(stripped, quality=80)
+    assert run("log", "export", export)[0] == 0
+    code, found = states(stripped, "--log", export)
+    assert code == 0
+    assert (found["credentials"], found["receipt"]) == ("absent", "absent")
+    assert (found["watermark"], found["log"], found["likeness"]) == ("holds",) * 3
+    assert json.loads(run("verify", stripped, "--json")[1])["record"] == result.signed.receipt.id
+
+
+def test_a_pixel_edited_under_the_credentials_is_caught(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    make(marked_pipeline, path)
+    path.write_bytes(with_pixels(path.read_bytes(), one_pixel_off))
+    code, found = states(path)
+    assert code == 3
+    assert (found["credentials"], found["pixels"]) == ("fails", "fails")
+
+
+def test_a_receipt_moved_to_another_picture_is_caught(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.png", tmp_path / "b.png"
+    make(marked_pipeline, first)
+    make(marked_pipeline, second, "a blue square on a yellow background", seed=8)
+    other = np.asarray(Image.open(second).convert("RGB"))
+    first.write_bytes(with_pixels(first.read_bytes(), lambda _: other))
+    code, found = states(first)
+    assert code == 3
+    assert (found["credentials"], found["pixels"], found["watermark"]) == ("fails",) * 3
+
+
+def test_a_stranger_proves_nothing(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, trust = tmp_path / "a.png", tmp_path / "trust.json"
+    make(marked_pipeline, path)
+    trust.write_text(run("keys", "export")[1], encoding="utf-8")
+    monkeypatch.setenv("LIENZO_HOME", str(tmp_path / "elsewhere"))
+    code, found = states(path)
+    assert (code, found["credentials"], found["receipt"], found["log"]) == (1, "unknown", "unknown", "unknown")
+    assert run("keys", "trust", trust)[0] == 0
+    code, found = states(path)
+    assert (code, found["credentials"], found["receipt"], found["log"]) == (0, "holds", "holds", "holds")
+
+
+def test_a_revoked_key_proves_nothing(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    result = make(marked_pipeline, path)
+    Keystore().revoke(result.signed.public.id, "stolen")
+    code, found = states(path)
+    assert (code, found["receipt"]) != (0, "holds")
+    assert found["receipt"] == "unknown"
+
+
+def test_a_log_that_lost_its_entry_is_caught(marked_pipeline: Pipeline, tmp_path: Path, home: Path) -> None:
+    path = tmp_path / "a.png"
+    make(marked_pipeline, path)
+    for file in home.glob("log.db*"):
+        file.unlink()
+    house.__globals__["_house"].cache_clear()
+    make(Pipeline(marked_pipeline.bundle, Settings.read(mark="full")), tmp_path / "b.png", "a blue star", seed=9)
+    code, found = states(path)
+    assert (code, found["log"]) == (3, "fails")
+
+
+def test_the_same_request_gives_the_same_marked_picture(marked_pipeline: Pipeline) -> None:
+    requests = [Request("a red circle", seed=seed, steps=2) for seed in (1, 2)]
+    both = marked_pipeline(requests)
+    alone = [marked_pipeline(request) for request in requests]
+    bare = Pipeline(marked_pipeline.bundle, Settings.read(mark="off"))(requests[0])
+    for one, other in zip(both, alone, strict=True):
+        assert isinstance(one, Marked) and isinstance(other, Marked)
+        assert one.image.tobytes() == other.image.tobytes()
+        assert one.signed.receipt.id == other.signed.receipt.id
+        assert one.signed.receipt.prompt == other.signed.receipt.prompt  # the salt of a record is kept
+        assert one.proof and other.proof and one.proof.index != other.proof.index
+    assert not isinstance(bare, Marked)
+    assert bare.pixels.equal(both[0].pixels)
+    assert bare.image.tobytes() != both[0].image.tobytes()
+
+
+def test_credentials_leave_every_pixel_as_it_is(marked_pipeline: Pipeline, tmp_path: Path, home: Path) -> None:
+    pipeline = Pipeline(marked_pipeline.bundle, Settings.read(mark="credentials"))
+    result = make(pipeline, tmp_path / "a.png")
+    assert result.signed.receipt.marks == ("credentials",)
+    assert result.signed.receipt.picture.sha256 == result.signed.receipt.unmarked
+    assert not (home / "log.db").exists()
+    code, found = states(tmp_path / "a.png")
+    assert (code, found["credentials"], found["receipt"], found["pixels"]) == (0, "holds", "holds", "holds")
+    assert (found["watermark"], found["log"]) == ("absent", "absent")
+
+
+def test_a_private_picture_holds_no_prompt(marked_pipeline: Pipeline, tmp_path: Path, home: Path) -> None:
+    pipeline = Pipeline(marked_pipeline.bundle, Settings.read(mark="full", private=True))
+    result = make(pipeline, tmp_path / "a.png", CANARY)
+    canary = CANARY.split()[0].encode()
+    places = [tmp_path / "a.png", *(path for path in home.rglob("*") if path.is_file())]
+    assert len(places) > 5  # picture, keys, certificates, log, records
+    for place in places:
+        assert canary not in place.read_bytes(), place
+    with pytest.raises(MetadataError):
+        read(tmp_path / "a.png")
+    kept = house(pipeline.settings).notary.records.get(result.signed.receipt.id)
+    assert opens(result.signed.receipt, result.request, kept.salt)
+    assert not opens(result.signed.receipt, result.request.replace(prompt="another"), kept.salt)
+    assert result.signed.receipt.request != result.request.digest
+    code, found = states(tmp_path / "a.png", "--regenerate")
+    assert (code, found["regeneration"]) == (0, "holds")  # its request is kept here, encrypted
+
+
+def test_a_revealed_prompt_is_the_pictures_or_is_not(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    result = make(marked_pipeline, tmp_path / "a.png")
+    code, output = run("prompts", "show", result.signed.receipt.id, "--json")
+    assert code == 0
+    reveal = tmp_path / "reveal.json"
+    reveal.write_text(output, encoding="utf-8")
+    code, found = states(tmp_path / "a.png", "--reveal", reveal)
+    assert (code, found["prompt"]) == (0, "holds")
+    document = json.loads(output)
+    document["request"]["prompt"] = "a green circle"
+    reveal.write_text(json.dumps(document), encoding="utf-8")
+    code, found = states(tmp_path / "a.png", "--reveal", reveal)
+    assert (code, found["prompt"]) == (3, "fails")
+
+
+def test_erasing_a_record_leaves_the_proofs(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    result = make(marked_pipeline, tmp_path / "a.png")
+    house(marked_pipeline.settings).notary.records.erase(result.signed.receipt.id)
+    assert states(tmp_path / "a.png")[0] == 0
+
+
+def test_private_needs_a_mark() -> None:
+    with pytest.raises(ConfigError, match="private"):
+        Settings(mark="off", private=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[pictures]\nmark = 'fully'\n", "full"),
+        ("[pictures]\nmarks = 'full'\n", "unknown key 'marks'"),
+        ("[picture]\n", "expected one table"),
+        ("mark", "not TOML"),
+    ],
+)
+def test_a_mistaken_setting_is_an_error(home: Path, text: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LIENZO_MARK")
+    (home / "config.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=told):
+        Settings.read()
+
+
+def test_settings_are_the_callers_then_the_environments_then_the_files(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LIENZO_MARK")
+    assert Settings.read().mark == "full"
+    (home / "config.toml").write_text("[pictures]\nmark = 'credentials'\ntenant = 'art'\n", encoding="utf-8")
+    assert (Settings.read().mark, Settings.read().tenant) == ("credentials", "art")
+    monkeypatch.setenv("LIENZO_MARK", "off")
+    assert Settings.read().mark == "off"
+    assert Settings.read(mark="latent").mark == "latent"
+    monkeypatch.setenv("LIENZO_MARK", "some")
+    with pytest.raises(ConfigError, match="LIENZO_MARK"):
+        Settings.read()
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_changed_receipt_is_accepted(signed: SignedReceipt, data: st.DataObject) -> None:
+    """Every byte of the canonical form, changed in any way: unreadable, or its signature fails."""
+    text = bytearray(signed.canonical)
+    place = data.draw(st.integers(0, len(text) - 1))
+    text[place] ^= data.draw(st.integers(1, 255))
+    try:
+        changed = SignedReceipt.read(bytes(text))
+        held = changed.holds
+    except ReceiptError:
+        return
+    # base64's spare bits and an "x" for an "X" in a hex digit would be other ways to write the same
+    assert not held or changed == signed
+
+
+@pytest.fixture(scope="module")
+def signed(marked_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> SignedReceipt:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIENZO_HOME", str(tmp_path_factory.mktemp("signing")))
+        result = marked_pipeline(Request("a red circle", seed=7, steps=1))
+    assert isinstance(result, Marked)
+    return result.signed
+
+
+@pytest.mark.parametrize("kills", [pytest.param(3), pytest.param(200, marks=pytest.mark.slow)])
+def test_killed_anywhere_it_returns_no_unmarked_picture_and_loses_no_entry(
+    tmp_path: Path, home: Path, kills: int
+) -> None:
+    """A process makes one picture after the other until it is killed, and notes each that it has been given."""
+    noted = tmp_path / "noted"
+    noted.touch()
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import sys, itertools\n"
+        "from pathlib import Path\n"
+        "from lienzo import Pipeline, Request, save\n"
+        "pipeline = Pipeline.load(mark='full')\n"
+        "folder, first = Path(sys.argv[1]), int(sys.argv[2])\n"
+        "with open(folder / 'noted', 'a', buffering=1) as noted:\n"
+        "    for seed in itertools.count(first):\n"
+        "        result = pipeline(Request('a red circle', seed=seed, steps=1))\n"
+        "        path = save(result, folder / f'{seed}.png')\n"
+        "        noted.write(f'{path.name} {result.signed.receipt.id}\\n')\n",
+        encoding="utf-8",
+    )
+    rng = np.random.default_rng(kills)
+    environment = {**os.environ, "LIENZO_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    for life in range(kills):
+        before = noted.stat().st_size
+        worker = subprocess.Popen([sys.executable, script, tmp_path, str(1000 * life)], env=environment)
+        deadline = time.monotonic() + 120
+        while noted.stat().st_size == before and worker.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        worker.send_signal(signal.SIGKILL)
+        assert worker.wait() == -signal.SIGKILL, "it stopped by itself"
+        for part in tmp_path.glob("*.part"):  # what a killed process cannot remove
+            part.unlink()
+    lines = [line.split() for line in noted.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) >= kills
+    assert run("log", "check")[0] == 0
+    logged = house(Settings.read(mark="full")).notary.log
+    for name, record in lines:
+        assert logged.find(record), name
+    for path in tmp_path.glob("*.png"):
+        assert states(path)[0] == 0, path
+
+
+def one_pixel_off(pixels: np.ndarray) -> np.ndarray:
+    changed = pixels.copy()
+    changed[5, 5, 0] ^= 1
+    return changed
+
+
+def with_pixels(png: bytes, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
+    """The PNG with other pixels and every other chunk as it was."""
+    import io
+
+    fresh = io.BytesIO()
+    Image.fromarray(change(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))).save(fresh, "PNG")
+    data = [chunk for chunk in chunks(fresh.getvalue()) if chunk[0] == b"IDAT"]
+    kept = [chunk for chunk in chunks(png) if chunk[0] != b"IDAT"]
+    last = next(i for i, chunk in enumerate(kept) if chunk[0] == b"IEND")
+    out = b"\x89PNG\r\n\x1a\n"
+    for kind, body in [*kept[:last], *data, *kept[last:]]:
+        out += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return out
+
+
+def chunks(png: bytes) -> list[tuple[bytes, bytes]]:
+    found, at = [], 8
+    while at < len(png):
+        (length,) = struct.unpack(">I", png[at : at + 4])
+        found.append((png[at + 4 : at + 8], png[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return found
