@@ -7,6 +7,8 @@ LienzoError
 │   ├── ConfigError             a configuration file: unknown key, unsupported value
 │   ├── DataError               training data that cannot be found or read, or of which nothing is left
 │   ├── MetadataError           a picture without (or with damaged) lienzo metadata
+│   ├── UnreadableError         untrusted bytes whose reading crashed, took too long or took too much
+│   ├── RecordError             a stored request that is not there, or whose place another one has
 │   └── MissingExtraError       the feature needs an optional dependency
 ├── WeightsError                a model that cannot be loaded
 │   ├── ModelNotFoundError      no such folder, file or hub id (or the network is off)
@@ -15,6 +17,8 @@ LienzoError
 │   └── KeysError               missing, unexpected or wrongly shaped tensors, all of them listed
 ├── OutputError                 the picture could not be written
 ├── KeystoreError               a signing key, secret or certificate that cannot be used, made or found
+├── SealingError                something encrypted that was changed or moved, or that another key was meant for
+├── StoreError                  a database that cannot be opened, read or written, or that is not lienzo's
 ├── CredentialsError            Content Credentials that could not be added
 ├── TimestampError              a timestamp authority that gave none, or a timestamp that proves nothing
 └── NonFiniteError              NaN or infinity appeared while a picture was made
@@ -50,6 +54,14 @@ class DataError(InputError):
 
 class MetadataError(InputError):
     """A picture without lienzo metadata, or with damaged metadata."""
+
+
+class UnreadableError(InputError):
+    """Untrusted bytes whose reading crashed, took too long or took too much; that happened in a process of its own."""
+
+
+class RecordError(InputError):
+    """A stored request that is not there, or whose place another one has already."""
 
 
 class MissingExtraError(InputError):
@@ -110,6 +122,14 @@ class OutputError(LienzoError):
 
 class KeystoreError(LienzoError):
     """A key or certificate that cannot be used: readable by others, damaged, revoked, expired, unknown, out of reach."""
+
+
+class SealingError(LienzoError):
+    """Something encrypted that was changed, cut or moved, or that was sealed with another key. Nothing of it was opened."""
+
+
+class StoreError(LienzoError):
+    """A database that cannot be opened, read or written, or that is not lienzo's."""
 
 
 class CredentialsError(LienzoError):

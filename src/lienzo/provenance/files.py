@@ -96,7 +96,7 @@ def place(data: bytes, path: Path, *, if_exists: IfExists = "error", mode: int =
     temporary = _write_temporary(path, data, mode)
     try:
         written = _publish(temporary, path, if_exists)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
         return written
     except OSError as error:
         raise _cannot(path, error) from None
@@ -152,7 +152,7 @@ def _link(temporary: Path, path: Path) -> None:
         temporary.rename(path)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """So that the name, too, survives a power cut; not every file system can."""
     if os.name == "posix":
         with contextlib.suppress(OSError):

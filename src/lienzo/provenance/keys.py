@@ -16,6 +16,7 @@ import binascii
 import contextlib
 import functools
 import hashlib
+import hmac
 import json
 import os
 import re
@@ -279,8 +280,27 @@ class Keystore:
         return self.secrets(purpose)[0]
 
     def secrets(self, purpose: str) -> list[bytes]:
-        """All that were ever current, newest first: what marked a picture long ago is needed to find the mark."""
-        return [self._read_secret(path) for path in reversed(self._vault.generations(purpose, "hex"))]
+        """All that were ever current and are not forgotten, newest first: an old mark is found with an old secret."""
+        while True:
+            files = self._vault.generations(purpose, "hex")
+            try:
+                return [self._read_secret(path) for path in reversed(files)]
+            except KeystoreError:
+                if self._vault.generations(purpose, "hex") == files:
+                    raise  # else one was forgotten in between
+
+    def forget(self, purpose: str, secret: bytes) -> None:
+        """Remove the file of an old secret that nothing needs any more; forgetting it twice does nothing.
+
+        Raises:
+            KeystoreError: it is the current one.
+        """
+        for path in self._vault.generations(purpose, "hex"):
+            if not hmac.compare_digest(self._read_secret(path), secret):
+                continue
+            if path == self._vault.latest(purpose, "hex"):
+                raise KeystoreError(f"{path}: in use. Run `lienzo keys rotate {purpose}` first.")
+            self._vault.remove(path)
 
     def rotate(self, purpose: str, *, algorithm: Algorithm | None = None) -> PublicKey | None:
         """Make the next key of a purpose. The old one can sign no more; what it signed can still be checked.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from lienzo.errors import KeystoreError, OutputError
-from lienzo.provenance.files import place
+from lienzo.provenance.files import flush_folder, place
 
 MOST_BYTES = 1_000_000
 """That any file of a vault has."""
@@ -87,6 +87,14 @@ class Vault:
         if len(data) > MOST_BYTES:
             raise KeystoreError(f"{path}: more than {MOST_BYTES:,} bytes, which no key has. Remove it.")
         return data
+
+    def remove(self, path: Path) -> None:
+        """Take a file away for good; another process may have been quicker."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise KeystoreError(f"{path}: cannot be removed: {error.strerror or error}. Remove it yourself.") from None
+        flush_folder(path.parent)
 
     def _files(self) -> list[Path]:
         """Of all generations, oldest first."""

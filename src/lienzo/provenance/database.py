@@ -1,0 +1,140 @@
+"""Databases that keep what was acknowledged: SQLite by default, PostgreSQL by URL.
+
+SQLite runs with a write-ahead log flushed at each commit (`synchronous=FULL`: with less, a power cut may take acknowledged
+commits back), overwrites with zeros what is deleted, and is its owner's alone.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lienzo.errors import MissingExtraError, StoreError
+
+if TYPE_CHECKING:  # imported where it is used: it takes a fifth of a second
+    from sqlalchemy import Connection, Engine, MetaData
+
+WAIT = 30.0
+"""Seconds to wait for another process that writes."""
+
+_CREATION = 0x6C69656E  # any number, but the same for all who make tables
+
+
+class Database:
+    """A SQLite file, made on first use with mode 0600, or a PostgreSQL database.
+
+    Args:
+        place: a file, `sqlite:///file`, or `postgresql://user@host/name`.
+        tables: made where they are not there yet.
+
+    Raises:
+        StoreError: it cannot be opened, or is no database.
+        MissingExtraError: PostgreSQL without its driver.
+    """
+
+    def __init__(self, place: str | Path, tables: "MetaData") -> None:
+        self._engine, self.name = _engine(place)
+        self._reader = self._engine.execution_options(lienzo_reads=True)
+        with self.writing() as connection:
+            if self.is_postgresql:  # two processes that make the same table at once would meet in the catalogue
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION})")
+            tables.create_all(connection)
+
+    @property
+    def is_postgresql(self) -> bool:
+        return self._engine.dialect.name == "postgresql"
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator["Connection"]:
+        """One consistent view (SQLite), or one of each statement (PostgreSQL)."""
+        with self._told(), self._reader.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator["Connection"]:
+        """A transaction, durable once the block is left; alone in writing on SQLite from its beginning."""
+        with self._told(), self._engine.begin() as connection:
+            yield connection
+
+    def scrub(self) -> None:
+        """Take out of SQLite's files what was deleted: the write-ahead log is moved into the database and cut to nothing.
+
+        PostgreSQL does so in its own time (VACUUM, and its write-ahead log, archives and replicas).
+
+        Raises:
+            StoreError: somebody reads the old state all the while; the deletion itself stands.
+        """
+        if self.is_postgresql:
+            return
+        with self._told(), contextlib.closing(self._engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy, *_ = cursor.fetchone() or (1,)
+            if busy:
+                raise StoreError(
+                    f"{self.name}: what was deleted is gone for every reader, but its encrypted bytes are still in the "
+                    "file that ends in -wal, as somebody has been reading the old state for long. Run it again later."
+                )
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except SQLAlchemyError as error:
+            why = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise StoreError(f"{self.name}: {why}. Check that it is lienzo's, that you may write to it and that there is space.") from None
+
+
+def _engine(place: str | Path) -> tuple["Engine", str]:
+    """With the name to show, which has no password."""
+    from sqlalchemy import create_engine, event, make_url
+    from sqlalchemy.exc import ArgumentError
+
+    text = str(place)
+    if "://" not in text:
+        text = f"sqlite:///{text}"
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise StoreError("got a database URL that cannot be read. Allowed: a file, or postgresql://user@host/name.") from None
+    name = url.render_as_string(hide_password=True)
+    # Statements that fail are told without their parameters: those are nobody's business.
+    options: dict[str, Any] = {"hide_parameters": True}
+    if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        try:
+            return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **options), name
+        except ModuleNotFoundError:
+            raise MissingExtraError('PostgreSQL needs its driver: run pip install "lienzo[postgres]".') from None
+    if url.drivername != "sqlite" or not url.database:
+        raise StoreError(f"got the database {name}. Allowed: a file, sqlite:///file, or postgresql://user@host/name.")
+    _make_file(Path(url.database))
+    engine = create_engine(url, connect_args={"timeout": WAIT, "check_same_thread": False}, **options)
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # transactions are begun below, not by Python's driver
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: "Connection") -> None:
+        reads = connection.get_execution_options().get("lienzo_reads")
+        # One who reads first and wants to write then may be refused at once, so writers say so from the beginning.
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine, url.database
+
+
+def _make_file(path: Path) -> None:
+    """SQLite gives the files beside it the same mode."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened: {error.strerror or error}. Name a file that you may write to.") from None
