@@ -17,6 +17,7 @@ from lienzo.cli.evaluate import evaluate
 from lienzo.cli.generate import as_options, generate
 from lienzo.cli.keys import keys
 from lienzo.cli.models import convert, inspect, models, samplers
+from lienzo.cli.prompts import prompts
 from lienzo.cli.text import fail, usage, warn
 from lienzo.cli.train import train
 from lienzo.errors import LienzoError, NonFiniteError, RequestError
@@ -80,7 +81,7 @@ def lienzo() -> None:
     """
 
 
-for command in (generate, train, evaluate, inspect, convert, models, samplers, data, keys, doctor):
+for command in (generate, train, evaluate, inspect, convert, models, samplers, data, keys, prompts, doctor):
     lienzo.add_command(command)
 
 

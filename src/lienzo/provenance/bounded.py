@@ -34,7 +34,9 @@ _MOST_MESSAGE = 500
 _READY = b"ready\n"
 _PASSED_ON = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "SYSTEMROOT")
 """Environment variables; keys and passwords are none of them."""
-_CHILD = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from lienzo.provenance.bounded import _serve; _serve()"
+_CHILD = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from lienzo.provenance.bounded import _serve; _serve()"
+)
 _ENDINGS = {"SIGXCPU": "it took too much processor time", "SIGALRM": "it took too long"}
 
 
@@ -85,7 +87,9 @@ def run(
             clock.wind(seconds)
             answer = child.stdout.read(most + 2)
         else:
-            answer = answer + child.stdout.read(_MOST_MESSAGE)
+            answer = b""
+        if len(answer) < most + 2:
+            _until_ended(child)
     finally:
         clock.stop()
         _kill(child)
@@ -118,12 +122,22 @@ class _Clock:
 
 
 def _kill(child: "subprocess.Popen[bytes]") -> None:
-    """With all that it started; it leads a group of its own, and is not waited for yet, so its id is nobody else's."""
+    """With all that it started: it leads a group of its own."""
+    if child.returncode is not None:
+        return  # its id may be somebody else's by now
     if os.name == "posix":
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
     else:
         child.kill()
+
+
+def _until_ended(child: "subprocess.Popen[bytes]") -> None:
+    """Wait, but leave the process's id taken, where the system can (all but macOS and Windows)."""
+    if hasattr(os, "waitid"):
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    else:
+        child.wait()
 
 
 def _send(pipe: BinaryIO, *parts: bytes) -> None:
@@ -138,7 +152,9 @@ def _name(function: str | Callable[..., Any]) -> str:
     else:
         module, name = function.__module__, function.__qualname__
     if not name.replace(".", "").isidentifier() or module in ("", "__main__"):
-        raise InputError(f"got the function {module}:{name}; another process must find it: give one at the top of a module.")
+        raise InputError(
+            f"got the function {module}:{name}; another process must find it: give one at the top of a module."
+        )
     return f"{module}:{name}"
 
 
@@ -164,7 +180,9 @@ def _error(name: str, message: str, what: str) -> LienzoError:
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, LienzoError):
         return kind(message)
-    return UnreadableError(f"{what} could not be read: {name}: {message}" if message else f"{what} could not be read: {name}.")
+    return UnreadableError(
+        f"{what} could not be read: {name}: {message}" if message else f"{what} could not be read: {name}."
+    )
 
 
 def _ending(code: int) -> str:

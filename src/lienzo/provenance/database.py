@@ -88,7 +88,9 @@ class Database:
             yield
         except SQLAlchemyError as error:
             why = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-            raise StoreError(f"{self.name}: {why}. Check that it is lienzo's, that you may write to it and that there is space.") from None
+            raise StoreError(
+                f"{self.name}: {why}. Check that it is lienzo's, that you may write to it and that there is space."
+            ) from None
 
 
 def _engine(place: str | Path) -> tuple["Engine", str]:
@@ -102,7 +104,9 @@ def _engine(place: str | Path) -> tuple["Engine", str]:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise StoreError("got a database URL that cannot be read. Allowed: a file, or postgresql://user@host/name.") from None
+        raise StoreError(
+            "got a database URL that cannot be read. Allowed: a file, or postgresql://user@host/name."
+        ) from None
     name = url.render_as_string(hide_password=True)
     # Statements that fail are told without their parameters: those are nobody's business.
     options: dict[str, Any] = {"hide_parameters": True}
@@ -137,4 +141,6 @@ def _make_file(path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
-        raise StoreError(f"{path}: cannot be opened: {error.strerror or error}. Name a file that you may write to.") from None
+        raise StoreError(
+            f"{path}: cannot be opened: {error.strerror or error}. Name a file that you may write to."
+        ) from None

@@ -290,17 +290,10 @@ class Keystore:
                     raise  # else one was forgotten in between
 
     def forget(self, purpose: str, secret: bytes) -> None:
-        """Remove the file of an old secret that nothing needs any more; forgetting it twice does nothing.
-
-        Raises:
-            KeystoreError: it is the current one.
-        """
+        """Remove the file of a secret that nothing needs any more; forgetting it twice does nothing."""
         for path in self._vault.generations(purpose, "hex"):
-            if not hmac.compare_digest(self._read_secret(path), secret):
-                continue
-            if path == self._vault.latest(purpose, "hex"):
-                raise KeystoreError(f"{path}: in use. Run `lienzo keys rotate {purpose}` first.")
-            self._vault.remove(path)
+            if hmac.compare_digest(self._read_secret(path), secret):
+                self._vault.remove(path)
 
     def rotate(self, purpose: str, *, algorithm: Algorithm | None = None) -> PublicKey | None:
         """Make the next key of a purpose. The old one can sign no more; what it signed can still be checked.

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lienzo.errors import KeystoreError, RecordError, SealingError, StoreError
 from lienzo.provenance.database import Database
@@ -159,7 +159,9 @@ class PromptStore:
             with self._database.reading() as connection:
                 row = connection.execute(select(table).where(table.c.record == record_id)).mappings().one_or_none()
             if row is None or tenant not in (None, row["tenant"]):
-                raise RecordError(f"got the record {record_id[:200]!r}, of which nothing is kept: never, or erased since.")
+                raise RecordError(
+                    f"got the record {record_id[:200]!r}, of which nothing is kept: never, or erased since."
+                )
             place = Place(row["tenant"], row["record"], row["schema"])
             try:
                 data_key = self._keys.ring().unwrap(_blob(row["key"]), place)
@@ -238,7 +240,9 @@ class PromptStore:
                 _add(connection, "prompt_store", one=1, schema=SCHEMA, id=secrets.token_hex(4))
                 row = connection.execute(select(table)).one()
         if row.schema != SCHEMA:
-            raise StoreError(f"{self._database.name}: its tables are of version {row.schema}; this lienzo knows {SCHEMA}.")
+            raise StoreError(
+                f"{self._database.name}: its tables are of version {row.schema}; this lienzo knows {SCHEMA}."
+            )
         return str(row.id)
 
     def _may_wrap(self, connection: "Connection", key_id: str) -> bool:
@@ -361,4 +365,3 @@ def _from_environment() -> list[LocalKey]:
                 f"LIENZO_KEK: its key {number} is not the base64 of 32 bytes. Make one: openssl rand -base64 32"
             ) from None
     return found
-

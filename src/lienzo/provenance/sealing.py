@@ -50,7 +50,9 @@ class Place:
     def __post_init__(self) -> None:
         for name in ("tenant", "record"):
             value = getattr(self, name)
-            if not (isinstance(value, str) and 0 < len(value) <= MOST_CHARACTERS and "\0" not in value and _encodable(value)):
+            if not (
+                isinstance(value, str) and 0 < len(value) <= MOST_CHARACTERS and "\0" not in value and _encodable(value)
+            ):
                 raise SealingError(
                     f"{name}: got {str(value)[:40]!r}; expected 1 to {MOST_CHARACTERS} characters of Unicode, none of them NUL."
                 )
@@ -126,7 +128,9 @@ class DataKey:
         """
         body = _after_version(cell)
         if not hmac.compare_digest(body[:_ID], self.id):
-            raise SealingError(f"{place.record}, {column}: sealed with another data key. The cell was moved or changed.")
+            raise SealingError(
+                f"{place.record}, {column}: sealed with another data key. The cell was moved or changed."
+            )
         try:
             return _decrypt(self.key, body[_ID:], _bound(b"cell", place, self.id, column))
         except SealingError as error:
@@ -287,7 +291,9 @@ def _decrypt(key: bytes, sealed: bytes, aad: bytes) -> bytes:
 
 def _after_version(sealed: bytes) -> bytes:
     if sealed[:1] != VERSION:
-        raise SealingError(f"got format {sealed[:1].hex() or 'none'}; this lienzo knows {VERSION.hex()}. It was changed, or is newer.")
+        raise SealingError(
+            f"got format {sealed[:1].hex() or 'none'}; this lienzo knows {VERSION.hex()}. It was changed, or is newer."
+        )
     return sealed[1:]
 
 
