@@ -21,9 +21,7 @@ ENCAPSULATED = bytes.fromhex("6c93e09869df3402d7bf231bf540fadd35cd56be14f97178f0
 KEY = bytes.fromhex("f50b0609186798729ed0564b36ef2ef8044f1f9d05636874d1f46c819c7a669f")
 NONCE = bytes.fromhex("151d9929e2449747889bc923")
 PLAIN = bytes.fromhex("4265617574792069732074727574682c20747275746820626561757479")
-CIPHERTEXT = bytes.fromhex(
-    "e5d84cd531cfb583096e7cfa9641bd3079cf3a91cda813c52deb5f512be9931980a41de125a925cdad859d5b7a"
-)
+CIPHERTEXT = bytes.fromhex("e5d84cd531cfb583096e7cfa9641bd3079cf3a91cda813c52deb5f512be9931980a41de125a925cdad859d5b7a")
 
 KEM_SUITE = b"KEM" + (0x20).to_bytes(2)
 SUITE = b"HPKE" + b"".join(number.to_bytes(2) for number in (0x20, 1, 2))

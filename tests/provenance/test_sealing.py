@@ -1,5 +1,6 @@
 """Envelopes: every bit counts, nothing opens anywhere else, and keys can be changed without touching what they keep."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
@@ -80,7 +81,7 @@ def test_nothing_opens_in_another_place() -> None:
     for own in (dict.fromkeys(places, shared), {place: DataKey.fresh() for place in places}):
         cells = {(place, column): own[place].seal(b"plain", place, column) for place, column in spots}
         wrapped = {place: RING.wrap(own[place], place) for place in places}
-        for (here, there) in itertools.permutations(spots, 2):
+        for here, there in itertools.permutations(spots, 2):
             with pytest.raises(SealingError):
                 own[there[0]].open(cells[here], *there)
         for here, there in itertools.permutations(places, 2):
@@ -88,7 +89,9 @@ def test_nothing_opens_in_another_place() -> None:
                 RING.unwrap(wrapped[here], there)
 
 
-@given(first=st.tuples(WORDS, WORDS, st.integers(1, 99), WORDS), second=st.tuples(WORDS, WORDS, st.integers(1, 99), WORDS))
+@given(
+    first=st.tuples(WORDS, WORDS, st.integers(1, 99), WORDS), second=st.tuples(WORDS, WORDS, st.integers(1, 99), WORDS)
+)
 def test_no_two_places_are_written_alike(first: tuple[str, str, int, str], second: tuple[str, str, int, str]) -> None:
     """Where a name ends and the next begins is part of what is authenticated."""
     key = DataKey.fresh()
@@ -222,10 +225,8 @@ def test_rewrapping_can_be_stopped_anywhere_and_run_again(count: int, batch: int
     both = KeyRing(NEW, (OLD,))
     for stop in stops:
         store.stop_after = stop
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             rewrap(both, store.all(), store.replace, batch=batch)
-        except KeyboardInterrupt:
-            pass
         assert {place: both.unwrap(wrapped, place) for place, wrapped in store.items()} == keys
     store.stop_after = None
     left = sum(wrapped_by(wrapped) == OLD.id for wrapped in store.values())
