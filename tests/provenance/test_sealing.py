@@ -1,5 +1,6 @@
 """Envelopes: every bit counts, nothing opens anywhere else, and keys can be changed without touching what they keep."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
@@ -224,10 +225,8 @@ def test_rewrapping_can_be_stopped_anywhere_and_run_again(count: int, batch: int
     both = KeyRing(NEW, (OLD,))
     for stop in stops:
         store.stop_after = stop
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             rewrap(both, store.all(), store.replace, batch=batch)
-        except KeyboardInterrupt:
-            pass
         assert {place: both.unwrap(wrapped, place) for place, wrapped in store.items()} == keys
     store.stop_after = None
     left = sum(wrapped_by(wrapped) == OLD.id for wrapped in store.values())

@@ -5,7 +5,7 @@ written in C. `run` calls a function of the bytes in a fresh Python with limits 
 the clock. Whatever happens there, here it is a result or an `UnreadableError`.
 
 It is a fence against accidents and against exhaustion, not a prison: code that takes over the process there can do what its
-user can do. On Windows only the time and the result's size are limited; macOS does not enforce the limit on memory.
+user can do. Where Linux allows it, there is no network in the process. On Windows only the time and the result's size are limited; macOS does not enforce the limit on memory.
 """
 
 import contextlib
@@ -30,6 +30,8 @@ MOST_RESULT: Final = 1_000_000
 _STARTING = 20.0
 """Seconds that Python may take to begin and to import the function; on a busy machine it takes long."""
 _MOST_FILES = 64
+_NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
+"""CLONE_NEWUSER and CLONE_NEWNET of unshare(2); `os` has them from Python 3.12 on."""
 _MOST_MESSAGE = 500
 _READY = b"ready\n"
 _PASSED_ON = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "SYSTEMROOT")
@@ -82,12 +84,11 @@ def run(
     try:
         clock.wind(_STARTING)
         sender.start()
-        answer = child.stdout.readline(len(_READY))
-        if answer == _READY:
+        begun = child.stdout.readline(len(_READY)) == _READY
+        answer = b""
+        if begun:
             clock.wind(seconds)
             answer = child.stdout.read(most + 2)
-        else:
-            answer = b""
         if len(answer) < most + 2:
             _until_ended(child)
     finally:
@@ -96,6 +97,8 @@ def run(
         code = child.wait()
         sender.join()
         child.stdout.close()
+    if clock.struck and not begun:
+        raise UnreadableError(f"{what} could not be read: its reader did not begin within {_STARTING:g} seconds. Try again.")
     if clock.struck:
         raise UnreadableError(f"{what} could not be read: it took longer than {seconds:g} seconds.")
     return _result(answer, code, most, what)
@@ -160,21 +163,20 @@ def _name(function: str | Callable[..., Any]) -> str:
 
 def _result(answer: bytes, code: int, most: int, what: str) -> Any:
     """What the child said, of which nothing is believed."""
+    error: LienzoError = UnreadableError(f"{what} could not be read: {_ending(code)}.")
     kind, body = answer[:1], answer[1:]
     if len(body) > most:
         raise UnreadableError(f"{what} could not be read: more than {most:,} bytes came of it.")
-    if kind == b"b":
+    if code == 0 and kind == b"b":
         return body
-    if kind not in (b"j", b"e"):
-        raise UnreadableError(f"{what} could not be read: {_ending(code)}.")
-    try:
-        told = json.loads(body)
-        error, message = map(str, told) if kind == b"e" else ("", "")
-    except (TypeError, ValueError, RecursionError):
-        raise UnreadableError(f"{what} could not be read: its reader gave no answer that can be understood.") from None
-    if kind == b"e":
-        raise _error(error, message[:_MOST_MESSAGE], what)
-    return told
+    if code == 0 and kind in (b"j", b"e"):
+        with contextlib.suppress(ValueError, RecursionError):
+            said = json.loads(body)
+            if kind == b"j":
+                return said
+            if isinstance(said, list) and len(said) == 2:
+                error = _error(str(said[0]), str(said[1])[:_MOST_MESSAGE], what)
+    raise error
 
 
 def _error(name: str, message: str, what: str) -> LienzoError:
@@ -204,6 +206,7 @@ def _serve() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 1)
+    _leave_network()
     source = sys.stdin.buffer
     order = json.loads(source.readline())
     data = source.read(order["bytes"])
@@ -246,6 +249,16 @@ def _limit(seconds: float, memory: int) -> None:
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         with contextlib.suppress(ValueError, OSError):  # macOS takes no limit on memory
             resource.setrlimit(kind, (most, most))
+
+
+def _leave_network() -> None:
+    """Into a network namespace of its own, which has none: where Linux allows it, to root or to users. Else it is left out."""
+    if sys.platform == "linux":
+        import ctypes
+
+        system = ctypes.CDLL(None)
+        if system.unshare(_NEW_NETWORK):
+            system.unshare(_NEW_NETWORK | _NEW_USER)
 
 
 def _address_space() -> int:

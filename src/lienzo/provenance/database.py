@@ -6,6 +6,7 @@ commits back), overwrites with zeros what is deleted, and is its owner's alone.
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,15 +68,20 @@ class Database:
         """
         if self.is_postgresql:
             return
+        until = time.monotonic() + WAIT
         with self._told(), contextlib.closing(self._engine.raw_connection()) as connection:
             cursor = connection.cursor()
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            busy, *_ = cursor.fetchone() or (1,)
-            if busy:
-                raise StoreError(
-                    f"{self.name}: what was deleted is gone for every reader, but its encrypted bytes are still in the "
-                    "file that ends in -wal, as somebody has been reading the old state for long. Run it again later."
-                )
+            while True:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                busy, *_ = cursor.fetchone() or (1,)
+                if not busy:
+                    return
+                if time.monotonic() > until:
+                    raise StoreError(
+                        f"{self.name}: what was deleted is gone for every reader, but its encrypted bytes are still in the "
+                        "file that ends in -wal, as somebody has been reading the old state for long. Run it again later."
+                    )
+                time.sleep(0.01)  # SQLite itself waits for readers, but not for another process that does the same
 
     def close(self) -> None:
         self._engine.dispose()
