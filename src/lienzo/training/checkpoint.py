@@ -46,7 +46,7 @@ class Checkpoint:
     def tensors(self, part: str) -> dict[str, Tensor]:
         """A part's tensors by name, on the CPU."""
         with safe_open(self.path / f"{part}.safetensors", "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return {name: file.get_tensor(name) for name in file.keys()}
 
 
 def save(
