@@ -84,24 +84,56 @@ def test_a_frontier_goes_on_from_its_peaks() -> None:
         assert frontier.root == ROOTS[size + 1]
 
 
+def path_(index: int, leaves: list[bytes]) -> list[bytes]:
+    """RFC 9162, section 2.1.3.1."""
+    if len(leaves) == 1:
+        return []
+    split = 1 << ((len(leaves) - 1).bit_length() - 1)
+    left, right = leaves[:split], leaves[split:]
+    return [*path_(index, left), mth(right)] if index < split else [*path_(index - split, right), mth(left)]
+
+
+def subproof(old: int, leaves: list[bytes], whole: bool) -> list[bytes]:
+    """RFC 9162, section 2.1.4.1."""
+    if old == len(leaves):
+        return [] if whole else [mth(leaves)]
+    split = 1 << ((len(leaves) - 1).bit_length() - 1)
+    left, right = leaves[:split], leaves[split:]
+    if old <= split:
+        return [*subproof(old, left, whole), mth(right)]
+    return [*subproof(old - split, right, False), mth(left)]
+
+
+def test_proofs_are_the_definition() -> None:
+    for size in range(1, 70):
+        for n in range(size):
+            assert hashes(inclusion_path(n, size)) == path_(n, LEAVES[:size])
+            assert hashes(consistency_path(n + 1, size)) == subproof(n + 1, LEAVES[:size], True)
+
+
 def test_everything_equals_pymerkle() -> None:
-    """Roots of all sizes, inclusion of every leaf in every size, consistency of every two sizes: to 256."""
+    """Roots of all sizes, inclusion of every leaf in every size, consistency of every two sizes: to 256.
+
+    pymerkle's consistency proofs hold more than the RFC's (the old tree itself, and parts in pieces where the old tree ends
+    at a power of two), so there each side has to accept what the other says.
+    """
     tree = InmemoryTree(algorithm="sha256")
     for i in range(MOST):
         tree.append_entry(b"entry %d" % i)
     for size in range(1, MOST + 1):
-        assert tree.get_root(size) == ROOTS[size]
+        root = tree.get_root(size)
+        assert root == ROOTS[size]
         for index in range(size):
             theirs = tree.prove_inclusion(index + 1, size)
-            path = inclusion_path(index, size)
-            ours = [joined([tree_hash(part) for part in complete_parts(part)]) for part in path]
-            assert verify_inclusion(LEAVES[index], index, size, ours, ROOTS[size])
-            assert {LEAVES[index], *ours} == set(theirs.path)
+            ours = [joined([tree_hash(part) for part in complete_parts(part)]) for part in inclusion_path(index, size)]
+            assert [LEAVES[index], *ours] == theirs.path
+            assert verify_inclusion(LEAVES[index], index, size, ours, root)
         for old in range(1, size + 1):
             path = consistency_path(old, size)
             ours = [joined([tree_hash(part) for part in complete_parts(part)]) for part in path]
-            assert verify_consistency(old, ROOTS[old], size, ROOTS[size], ours)
-            assert set(ours) <= set(tree.prove_consistency(old, size).path)
+            proof = tree.prove_consistency(old, size)
+            proof.verify(ROOTS[old], ROOTS[size])
+            assert verify_consistency(old, proof.retrieve_prior_state(), size, root, ours)
 
 
 COMPLETE: dict[tuple[int, int], bytes] = {}
