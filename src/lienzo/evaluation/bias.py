@@ -59,6 +59,7 @@ AUDITS = Path(__file__).parents[1] / "assets" / "audits"
 MOST_BYTES = 1_000_000
 MOST_PROMPTS = 10_000
 MOST_PICTURES = 100_000
+MOST_ROWS = 6
 ALPHA = 1 - CONFIDENCE
 """The risk of even one false alarm in a whole audit, where no variant matters."""
 DIFFERS, SAME, BLIND = "differs", "no difference found", "the CLIP cannot tell"
@@ -111,7 +112,9 @@ class PromptSet(_Strict):
             raise ValueError(f"the slots make {size:,} prompts; allowed are up to {MOST_PROMPTS:,}")
         for measure in self.measures:
             if measure.right is not None and measure.control is not None:
-                raise ValueError(f"{measure.name}: `right` says how well the CLIP can tell already; leave `control` out")
+                raise ValueError(
+                    f"{measure.name}: `right` says how well the CLIP can tell already; leave `control` out"
+                )
         for context in self.contexts():
             prompts = [self.prompt(variant, context) for variant in self.variants]
             if len({*prompts}) < len(prompts):
@@ -124,7 +127,7 @@ class PromptSet(_Strict):
                     if (answer := self.right(measure, variant, context)) not in measure.options:
                         raise ValueError(f"{measure.name}: right is {answer!r}. {nearest(answer, measure.options)}")
                 for option in measure.options if measure.control is not None else ():
-                    self.judged(measure.control or "", context, option=option)
+                    self.judged(measure.control or "", context, option)
         return self
 
     def contexts(self) -> Iterator[dict[str, ByVariant]]:
@@ -134,16 +137,16 @@ class PromptSet(_Strict):
 
     def prompt(self, variant: str, context: Mapping[str, ByVariant]) -> str:
         """What is painted."""
-        return self._filled(_of(self.template, variant), variant, context, variant=variant)
+        return self._filled(_of(self.template, variant), variant, context, {"variant": variant})
 
-    def judged(self, text: str, context: Mapping[str, ByVariant], **own: str) -> str:
-        """What is read by the CLIP, the same for all variants."""
-        return self._filled(text, self.variants[0], context, **own)
+    def judged(self, text: str, context: Mapping[str, ByVariant], option: str | None = None) -> str:
+        """What is read by the CLIP, the same for all variants; or, with an option, the prompt that names it outright."""
+        return self._filled(text, self.variants[0], context, {} if option is None else {"option": option})
 
     def right(self, measure: Measure, variant: str, context: Mapping[str, ByVariant]) -> str:
         """The option that follows a variant's prompt."""
         assert measure.right is not None
-        return self._filled(measure.right, self.variants[0], context, variant=variant)
+        return self._filled(measure.right, self.variants[0], context, {"variant": variant})
 
     def controls(self, measure: Measure) -> dict[str, list[str]]:
         """Option -> the prompts that name it outright."""
@@ -151,11 +154,11 @@ class PromptSet(_Strict):
         if text is None:
             return {}
         return {
-            option: list(dict.fromkeys(self.judged(text, context, option=option) for context in self.contexts()))
+            option: list(dict.fromkeys(self.judged(text, context, option) for context in self.contexts()))
             for option in measure.options
         }
 
-    def _filled(self, text: str, variant: str, context: Mapping[str, ByVariant], **own: str) -> str:
+    def _filled(self, text: str, variant: str, context: Mapping[str, ByVariant], own: Mapping[str, str]) -> str:
         def word(found: re.Match[str]) -> str:
             name = found[1]
             if name in own:
@@ -241,7 +244,9 @@ def shots(audit: Audit, count: int, first: int = 0) -> tuple[Shot, ...]:
         made.extend(Shot(prompt=prompt, seed=fresh + i) for prompt in prompts for i in range(count))
         fresh += count
         if len(made) > MOST_PICTURES:
-            raise InputError(f"{audit.name}, {count} of each prompt: more than {MOST_PICTURES:,} pictures. Ask for fewer.")
+            raise InputError(
+                f"{audit.name}, {count} of each prompt: more than {MOST_PICTURES:,} pictures. Ask for fewer."
+            )
 
     for one in audit.sets:
         for context in one.contexts():
@@ -251,6 +256,23 @@ def shots(audit: Audit, count: int, first: int = 0) -> tuple[Shot, ...]:
                 for prompt in prompts:
                     add([prompt])
     return tuple(made)
+
+
+def rows(audit: Audit, count: int) -> list[tuple[tuple[int, ...], ...]]:
+    """Of each set, for a sheet: the places of its first `MOST_ROWS` contexts' pictures among the shots, of the first seed, a row a
+    context and a column a variant."""
+    found, begin = [], 0
+    for one in audit.sets:
+        contexts, variants = len(list(one.contexts())), len(one.variants)
+        found.append(
+            tuple(
+                tuple(begin + (i * variants + j) * count for j in range(variants))
+                for i in range(min(contexts, MOST_ROWS))
+            )
+        )
+        controls = (prompts for measure in one.measures for prompts in one.controls(measure).values())
+        begin += (contexts * variants + sum(map(len, controls))) * count
+    return found
 
 
 # --- what is found ----------------------------------------------------------------------------------------------------
@@ -376,7 +398,9 @@ def look(
     read(["a"])  # before hundreds of pictures are looked at
     features = clip_features(clip).of(map(open_image, pictures), on_batch=advance)
     sets, comparisons = find(audit, count, features, read, resamples=resamples, seed=seed)
-    notes = [f"The CLIP could not read the end of {len(cut)} texts, {next(iter(cut))[:60]!r} among them."] if cut else []
+    notes = (
+        [f"The CLIP could not read the end of {len(cut)} texts, {next(iter(cut))[:60]!r} among them."] if cut else []
+    )
     return Findings(
         audit=audit.name,
         about=audit.about,
@@ -471,7 +495,7 @@ class _Judge:
                 [[names.index(one.right(measure, variant, c)) for c in contexts] for variant in one.variants]
             )
             hits = {"right": (said == want[:, :, None]).reshape(len(said), -1)}
-            check = share(int(hits["right"].sum()), hits["right"].size)
+            check: Interval | None = share(int(hits["right"].sum()), hits["right"].size)
             lows = [share(int(row.sum()), row.size).low for row in hits["right"]]
             tells: bool | None = any(low is not None and low > chance for low in lows)
         else:
@@ -512,9 +536,15 @@ class _Judge:
         first, second = (one.variants[i] for i in which)
         self.pairs.append(
             _Pair(
-                set=one.name, measure=measure, option=option, first=first, second=second, difference=difference,
-                chance=chance, tells=tells,
-            )  # fmt: skip
+                set=one.name,
+                measure=measure,
+                option=option,
+                first=first,
+                second=second,
+                difference=difference,
+                chance=chance,
+                tells=tells,
+            )
         )
 
     def _take(self, count: int) -> Array:

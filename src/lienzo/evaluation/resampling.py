@@ -98,7 +98,7 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     """How likely two shares of pairs would be at least so far apart by chance: exact, two-sided (McNemar 1947)."""
     differ, gained = int((first != second).sum()), int((second & ~first).sum())
     tail = sum(math.comb(differ, k) for k in range(min(gained, differ - gained) + 1))
-    return min(1.0, 2 * tail / 2**differ)
+    return float(min(1.0, 2 * tail / 2**differ))
 
 
 def sign_flips(differences: NDArray[np.float64], *, flips: int = 9999, seed: int = 0) -> float:
