@@ -27,6 +27,7 @@ do, so that pairs are independent of each other.
 
 import hashlib
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -430,7 +431,9 @@ def find(
         read: texts -> (N, D), in the same space.
     """
     rest = iter(unit(pictures))
-    judge = _Judge(count, rest, read, resamples, seed)
+    asked = sum(math.comb(len(o.variants), 2) * (1 + sum(len(m.options) for m in o.measures)) for o in audit.sets)
+    flips = max(9999, math.ceil(2 * asked / ALPHA))  # so many that even the strictest of all comparisons can differ
+    judge = _Judge(count, rest, read, resamples, flips, seed)
     sets = tuple(judge.set(one) for one in audit.sets)
     if next(rest, None) is not None:
         raise ValueError("There are more pictures than the audit has.")
@@ -447,9 +450,16 @@ class _Judge:
     """An audit under way: takes the pictures in their order and gathers comparisons."""
 
     def __init__(
-        self, count: int, rest: Iterator[Array], read: Callable[[Sequence[str]], Array], resamples: int, seed: int
+        self,
+        count: int,
+        rest: Iterator[Array],
+        read: Callable[[Sequence[str]], Array],
+        resamples: int,
+        flips: int,
+        seed: int,
     ) -> None:
-        self.count, self.rest, self.read, self.resamples, self.seed = count, rest, read, resamples, seed
+        self.count, self.rest, self.read = count, rest, read
+        self.resamples, self.flips, self.seed = resamples, flips, seed
         self.pairs: list[_Pair] = []
 
     def set(self, one: PromptSet) -> SetFindings:
@@ -563,7 +573,7 @@ class _Judge:
         )
 
     def _flips(self, values: NDArray[np.float64]) -> float:
-        return sign_flips(values, seed=self.seed)
+        return sign_flips(values, flips=self.flips, seed=self.seed)
 
 
 # --- as a document ----------------------------------------------------------------------------------------------------
