@@ -120,3 +120,10 @@ def sheet(pictures: Sequence[Image.Image], columns: int | None = None) -> Image.
     for i, picture in enumerate(pictures):
         page.paste(picture, (GAP + i % columns * (width + GAP), GAP + i // columns * (height + GAP)))
     return page
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture as a PNG's bytes, without any metadata."""
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()

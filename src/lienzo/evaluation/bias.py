@@ -351,6 +351,7 @@ class Findings:
     count: int
     pictures: int
     clip: Mapping[str, str]
+    settings: Mapping[str, Any]
     sets: tuple[SetFindings, ...]
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
@@ -380,11 +381,16 @@ def look(
     pictures: Sequence[Path],
     clip: LoadedCLIP,
     *,
+    settings: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
     resamples: int = 1000,
     seed: int = 0,
     advance: Callable[[int], object] = lambda done: None,
 ) -> Findings:
     """Have a CLIP look at the pictures of an audit's `shots`, in their order.
+
+    Args:
+        settings, notes: what the pictures were made with, and what is to be known of their prompts; for the report.
 
     Raises:
         InputError: the CLIP has no text side.
@@ -399,9 +405,7 @@ def look(
     read(["a"])  # before hundreds of pictures are looked at
     features = clip_features(clip).of(map(open_image, pictures), on_batch=advance)
     sets, comparisons = find(audit, count, features, read, resamples=resamples, seed=seed)
-    notes = (
-        [f"The CLIP could not read the end of {len(cut)} texts, {next(iter(cut))[:60]!r} among them."] if cut else []
-    )
+    ends = [f"The CLIP could not read the end of {len(cut)} texts, {next(iter(cut))[:60]!r} among them."] if cut else []
     return Findings(
         audit=audit.name,
         about=audit.about,
@@ -411,7 +415,8 @@ def look(
         clip={"name": clip.name, "digest": clip.digest},
         sets=sets,
         comparisons=comparisons,
-        notes=tuple(notes),
+        settings=dict(settings or {}),
+        notes=(*notes, *ends),
     )
 
 
@@ -606,6 +611,7 @@ def sections(found: Findings, sheets: Sequence[str] = ()) -> list[Section]:
         Bullets((*READ_THIS, *found.notes)),
         Table(("", ""), (
             ("audit", found.audit), ("its file's SHA-256", found.digest), ("CLIP", found.clip["name"]), ("its digest", found.clip["digest"]),
+            ("settings", ", ".join(f"{k} {v}" for k, v in found.settings.items()) or "the model's own"),
         )),
     ]  # fmt: skip
     parts = [Section("Bias audit", tuple(head))]

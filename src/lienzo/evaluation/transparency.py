@@ -19,6 +19,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -42,7 +43,7 @@ from lienzo.errors import ConfigError, InputError, OutputError
 from lienzo.evaluation import bias
 from lienzo.evaluation.report import KINDS, place
 from lienzo.evaluation.resampling import Interval
-from lienzo.weights import ModelOptions, ModelReport, inspect, locate, open_model
+from lienzo.weights import ModelReport, inspect, locate, open_model
 
 CARD, REPORT, PAGE, DATA = "model-card.md", "transparency.md", "index.html", "report.json"
 OWN_CARD, TRAINING, RECIPE, DATA_REPORT, USE = (
@@ -56,12 +57,15 @@ MOST_BYTES = 64_000_000
 """Of a file that is read; a data report of a million pictures lists its near duplicates in about so much."""
 MOST_QUOTED = 6_000
 """Letters of a section of the model's own card."""
+MOST_SECTIONS = 4
 MOST_ROWS = 30
 NOT_GIVEN = "not given"
 
 Text = Annotated[str, Field(max_length=10_000)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=0, le=2**53)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Notes = Annotated[list[Text], Field(max_length=1000)]
 
 
 class _Read(BaseModel):
@@ -81,14 +85,20 @@ class Score(_Read):
         return str(Interval(value=self.value, low=self.low, high=self.high))
 
 
+class _About(_Read):
+    model: Text = ""
+    digest: Text = ""
+    settings: dict[Text, bool | int | Number | Text | None] = {}
+
+
 class _Side(_Read):
     name: Text
-    about: dict[str, Any] = {}
+    about: _About
 
 
 class _Scores(_Read):
     side: _Side
-    overall: dict[str, Score] = {}
+    overall: Annotated[dict[Text, Score], Field(max_length=1000)] = {}
 
 
 class _Prompt(_Read):
@@ -104,36 +114,36 @@ class Evaluated(_Read):
     """Scores, as `lienzo eval` writes them; of two sides, the ones of another model are left out."""
 
     prompts: list[_Prompt]
-    seeds: list[int]
+    seeds: list[Annotated[int, Field(ge=-(2**63), lt=2**64)]]
     scores: list[_Scores]
-    networks: dict[str, _Network] = {}
-    resamples: int = 0
-    left_out: dict[str, Text] = {}
-    notes: list[Text] = []
+    networks: dict[Text, _Network] = {}
+    resamples: Whole = 0
+    left_out: dict[Text, Text] = {}
+    notes: Notes = []
 
 
 class _Captions(_Read):
-    captions: int
-    without: int
-    languages: dict[str, int]
+    captions: Whole
+    without: Whole
+    languages: Annotated[dict[Text, Whole], Field(max_length=1000)]
 
 
 class _Count(_Read):
-    pictures: int
+    pictures: Whole
 
 
 class _Named(_Read):
     name: Text
-    pictures: int
+    pictures: Whole
 
 
 class _Given(_Read):
-    not_given: int
+    not_given: Whole
     given: list[_Named]
 
 
 class _Skipped(_Read):
-    count: int
+    count: Whole
 
 
 class _Copies(_Read):
@@ -145,14 +155,14 @@ class Data(_Read):
     """The parts of a data report that are told here."""
 
     digest: Text
-    pictures: int
+    pictures: Whole
     captions: _Captions
     people: _Count
     licences: _Given
     origins: _Given
     skipped: _Skipped
     duplicates: _Copies | None = Field(default=None, exclude=True)
-    notes: list[Text] = []
+    notes: Notes = []
 
 
 class Rate(_Read):
@@ -162,7 +172,7 @@ class Rate(_Read):
     value: Share
     low: Share | None = None
     high: Share | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[Whole, Field(ge=1)] | None = None
     about: Text = ""
 
 
@@ -179,7 +189,7 @@ class Rates(_Read):
     made_by: Text = NOT_GIVEN
     weights: Text | None = None
     rates: Annotated[list[Rate], Field(min_length=1, max_length=1000)]
-    notes: list[Text] = []
+    notes: Notes = []
 
 
 class Use(BaseModel):
@@ -187,9 +197,9 @@ class Use(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    intended: list[Text] = []
-    forbidden: list[Text] = []
-    limits: list[Text] = []
+    intended: Notes = []
+    forbidden: Notes = []
+    limits: Notes = []
     licence: Text | None = None
     provider: Text | None = None
     contact: Text | None = None
@@ -208,8 +218,8 @@ class _Energy(_Read):
 
 
 class _FirstLast(_Read):
-    first: float
-    last: float
+    first: Number
+    last: Number
 
 
 class Training(_Read):
@@ -218,13 +228,13 @@ class Training(_Read):
     kind: Text
     what: Text
     made_from: list[_Source]
-    steps: int
-    batch_size: int
+    steps: Whole
+    batch_size: Whole
     averaged: bool
     seconds: Number
     machine: Text
-    energy: _Energy | dict[str, Any] = {}
-    scores: dict[str, _FirstLast] = {}
+    energy: _Energy | Annotated[dict[Text, Text], Field(max_length=0)] = {}
+    scores: dict[Text, _FirstLast] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +265,8 @@ def read(kind: type[Kind], path: Path) -> Kind:
         raise ConfigError(f"{path} is no TOML: {error}.") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        place_ = ".".join(str(part) for part in first["loc"])[:200] or "the whole"
-        raise ConfigError(f"{path} is no {_file_of(kind)}: {place_}: {first['msg'][:300]}.") from None
+        where = ".".join(str(part) for part in first["loc"])[:200] or "the whole"
+        raise ConfigError(f"{path} is no {_file_of(kind)}: {where}: {first['msg'][:300]}.") from None
 
 
 def _file_of(kind: type[BaseModel]) -> str:
@@ -299,22 +309,22 @@ def read_card(path: Path) -> OwnCard:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 SUPPLY: Mapping[str, tuple[str, str]] = {
-    "licence": ("the licence", f"`licence` in {USE} beside the model or in --use FILE, or `license:` at the head of its {OWN_CARD}"),
-    "use": ("intended and forbidden use", f"`intended` and `forbidden` in {USE} beside the model or in --use FILE"),
-    "provider": ("who answers for the model", f"`provider` and `contact` in {USE} beside the model or in --use FILE"),
-    "training": ("how it was trained", f"`lienzo train` writes {TRAINING} and {RECIPE} beside a model"),
-    "data": ("the training data", "`lienzo data report DATA --json > data.json`, then --data data.json; or --data DATA"),
-    "scores": ("scores", "`lienzo eval MODEL --prompts FILE --clip CLIP --out DIR`, then --eval DIR"),
+    "licence": ("the licence", f"licence in {USE} beside the model or in --use FILE, or license: at the head of its {OWN_CARD}"),
+    "use": ("intended and forbidden use", f"intended and forbidden in {USE} beside the model or in --use FILE"),
+    "provider": ("who answers for the model", f"provider and contact in {USE} beside the model or in --use FILE"),
+    "training": ("how it was trained", f"lienzo train writes {TRAINING} and {RECIPE} beside a model"),
+    "data": ("the training data", "lienzo data report DATA --json > data.json, then --data data.json; or --data DATA"),
+    "scores": ("scores", "lienzo eval MODEL --prompts FILE --clip CLIP --out DIR, then --eval DIR"),
     "watermark": ("error rates of the watermark", "the JSON of the script that measures them, by --watermark FILE"),
     "filter": ("error rates of the filter", "the JSON of the script that measures them, by --filter FILE"),
-    "energy": ("energy of the training", "`lienzo train` with watch.energy = true"),
+    "energy": ("energy of the training", "lienzo train with watch.energy = true"),
     "audit": ("a bias audit", "--audit scenes, people or FILE, with --clip CLIP"),
-    "limits": ("limits", f"`limits` in {USE} beside the model or in --use FILE"),
+    "limits": ("limits", f"limits in {USE} beside the model or in --use FILE"),
 }  # fmt: skip
 """What a report may lack -> what that is, and what supplies it."""
 HEADINGS: Mapping[str, tuple[str, ...]] = {
     "use": ("what it understands", "use", "intended use", "direct use", "out-of-scope", "misuse"),
-    "training": ("how it was made", "how", "made from", "training"),
+    "training": ("how it was made", "made from", "training"),
     "scores": ("how well", "scores", "evaluation"),
     "limits": ("limits", "limitations", "bias"),
 }
@@ -466,7 +476,8 @@ class Transparency:
     def quoted(self, what: str) -> dict[str, str]:
         """Sections of the model's own card about something (`HEADINGS`)."""
         found = self.card.sections if self.card is not None else {}
-        return {title: body for title, body in found.items() if _heads(title, HEADINGS[what]) and body}
+        about = ((title, body) for title, body in found.items() if _heads(title, HEADINGS[what]) and body)
+        return dict(islice(about, MOST_SECTIONS))
 
     @property
     def given(self) -> dict[str, bool]:
@@ -496,10 +507,19 @@ class Transparency:
         """Id, what is asked, and what the report has of it."""
         return [(point.id, point.asks, self._answer(point)) for point in which]
 
+    def _is_claimed(self, name: str) -> bool:
+        """Whether nothing but the model's own card says it: it was neither measured nor noted by a program."""
+        measured = {"training": self.training, "scores": self.scores, "limits": self.use and self.use.limits}
+        return name in measured and not measured[name]
+
     def _answer(self, point: Point) -> str:
         if not point.needs:
             return f"Not in this report. {point.note}".strip()
-        here = [name for name in point.needs if self.given[name]]
+        here = [
+            f"{name} (its own card's word)" if self._is_claimed(name) else name
+            for name in point.needs
+            if self.given[name]
+        ]
         lacks = [SUPPLY[name][0] for name in point.needs if not self.given[name]]
         told = f"Told here: {', '.join(here)}." if here else "Not given."
         return " ".join(part for part in (told, f"Lacking: {', '.join(lacks)}." if lacks else "", point.note) if part)
@@ -542,22 +562,24 @@ def gather(
     use: Path | None = None,
     audit: bias.Findings | None = None,
     sheets: Sequence[str] = (),
-    **options: Any,
+    revision: str | None = None,
+    variant: str | None = None,
+    offline: bool | None = None,
+    config: str | Path | None = None,
 ) -> Transparency:
     """Read everything. What lies beside the model is taken where no file is named for it.
 
     Args:
         evaluated: the folder or the `report.json` of `lienzo eval`.
-        options: as for `lienzo.weights.inspect`.
+        revision, variant, offline, config: as for `lienzo.weights.inspect`.
 
     Raises:
         WeightsError: no such model.
         InputError: a file that cannot be read, is not what it is taken for, or is about another model.
     """
-    found = inspect(model, **options)
-    opened = open_model(model, with_tokenizer=False, **options)
-    place_: ModelOptions = {k: v for k, v in options.items() if k in ("revision", "variant", "offline")}  # type: ignore[assignment]
-    _, path, _ = locate(model, **place_)  # type: ignore[misc]
+    found = inspect(model, revision=revision, variant=variant, offline=offline, config=config)
+    opened = open_model(model, revision=revision, variant=variant, offline=offline, config=config, with_tokenizer=False)
+    _, path, _ = locate(model, revision=revision, variant=variant, offline=offline)
     folder = path if path.is_dir() else None
 
     def beside(name: str) -> Path | None:
@@ -585,9 +607,9 @@ def _scored(path: Path, digest: str) -> Evaluated:
     """The sides of an evaluation that are about these weights."""
     file = path / "report.json" if path.is_dir() else path
     found = read(Evaluated, file)
-    own = [scores for scores in found.scores if scores.side.about.get("digest") == digest]
+    own = [scores for scores in found.scores if scores.side.about.digest == digest]
     if not own:
-        others = ", ".join(str(scores.side.about.get("digest"))[:16] for scores in found.scores)
+        others = ", ".join(scores.side.about.digest[:16] for scores in found.scores)
         raise InputError(
             f"{file} is about other weights ({others or 'none'}); this model's are {digest[:16]}. Evaluate this model."
         )
@@ -792,7 +814,7 @@ def _scores(found: Transparency) -> Iterator[Block]:
     if not found.given["scores"]:
         yield _lacks("scores")
     if (scores := found.scores) is not None:
-        yield f"{len(scores.prompts):,} prompts, {len(scores.seeds)} seeds of each, by `lienzo eval`. In brackets: 95 % of {scores.resamples:,} resamples."
+        yield f"{len(scores.prompts):,} prompts, {len(scores.seeds)} seeds of each, by lienzo eval. In brackets: 95 % of {scores.resamples:,} resamples."
         for one in scores.scores:
             yield Table((one.side.name, "", "better"), tuple(
                 (KINDS[name].title if name in KINDS else name, str(value), KINDS[name].better if name in KINDS else "")
