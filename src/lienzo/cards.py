@@ -118,9 +118,14 @@ def _block_in_markdown(block: Block) -> str:
             fence = "`" * max(3, max(map(len, re.findall("`+", text)), default=0) + 1)
             return f"{fence}text\n{shown(text)}\n{fence}"
         case Picture(path, alt):
-            return f"![{in_markdown(alt)}]({quote(path)})"
+            return f"![{in_markdown(alt)}]({_link(path)})"
         case _:
             return in_markdown(block)
+
+
+def _link(path: str) -> str:
+    """A path that is nothing but a path in Markdown and in HTML."""
+    return quote(path, safe="/", errors="replace")
 
 
 # --- HTML -------------------------------------------------------------------------------------------------------------
@@ -159,7 +164,7 @@ def _section_in_html(section: Section) -> Iterator[str]:
             case Quoted(text):
                 yield f"<pre>{in_html(text)}</pre>"
             case Picture(path, alt):
-                yield f'<p><img src="{escape(quote(path))}" alt="{in_html(alt)}" loading="lazy"/></p>'
+                yield f'<p><img src="{_link(path)}" alt="{in_html(alt)}" loading="lazy"/></p>'
             case _:
                 yield f"<p>{in_html(block)}</p>"
 
