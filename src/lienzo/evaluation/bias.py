@@ -220,7 +220,7 @@ def read_audit(source: str | Path) -> tuple[Audit, str]:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the audit"
-        raise ConfigError(f"{path}: {place}: {first['msg'].removeprefix('Value error, ')}.") from None
+        raise ConfigError(f"{path}: {place}: {first['msg'].removeprefix('Value error, ').rstrip('.')}.") from None
 
 
 @dataclass(frozen=True, kw_only=True)
