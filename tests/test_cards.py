@@ -56,10 +56,11 @@ def test_markdown_shows_the_very_code(text: str) -> None:
 @given(st.lists(TEXTS, min_size=2, max_size=2))
 @settings(max_examples=100, deadline=None)
 def test_cells_stay_in_their_columns(cells: list[str]) -> None:
-    table = markdown_table(("a", "b"), [[in_markdown(cell) for cell in cells]])
-    tokens = MARKDOWN.parse(table)
-    inner = [t for before, t in zip(tokens, tokens[1:], strict=False) if before.type == "td_open"]
-    assert ["".join(p.content for p in t.children or ()) for t in inner] == [wanted(cell) for cell in cells]
+    escaped = [in_markdown(cell) for cell in cells]
+    tokens = MARKDOWN.parse(markdown_table(escaped, [escaped]))
+    for kind in ("th_open", "td_open"):
+        inner = [t for before, t in zip(tokens, tokens[1:], strict=False) if before.type == kind]
+        assert ["".join(p.content for p in t.children or ()) for t in inner] == [wanted(cell) for cell in cells]
 
 
 @given(TEXTS, TEXTS)

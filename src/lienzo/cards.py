@@ -19,7 +19,7 @@ pre { white-space: pre-wrap; background: #f5f5f5; padding: .75rem; } code { over
 """
 MARKUP = re.compile(r"[\\`*_\[\]<>&~$]")
 """What Markdown reads as more than itself, wherever it stands; a table's | is seen to where tables are written."""
-AT_FIRST = re.compile(r"^(?=[#+\-=:])|^(\d+)(?=[.)])")
+AT_FIRST = re.compile(r"^(?=[#+\-=:])|^(\d+)(?=[.)](?: |$))")
 """What begins a heading, a list or a rule where a line begins with it."""
 
 
@@ -104,8 +104,8 @@ def in_markdown(cell: str | Code) -> str:
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose cells are Markdown already, but for the | in them."""
-    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *escaped))
+    first, *others = ([cell.replace("|", "\\|") for cell in row] for row in (heads, *rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (first, ["---"] * len(heads), *others))
 
 
 def _block_in_markdown(block: Block) -> str:

@@ -295,7 +295,9 @@ def test_a_generator_that_minds_a_word_is_found_by_a_real_clip(clip: LoadedCLIP,
     """A stub paints one of two pictures that a real, tiny CLIP takes for different answers; how often which, a word decides."""
     random = np.random.default_rng(0)
     noise = random.integers(0, 40, (60, 32, 32, 3), dtype=np.uint8)
-    flat = [Image.fromarray(n + c.astype(np.uint8)) for n, c in zip(noise, random.integers(0, 200, (60, 3)), strict=True)]
+    flat = [
+        Image.fromarray(n + c.astype(np.uint8)) for n, c in zip(noise, random.integers(0, 200, (60, 3)), strict=True)
+    ]
     features = clip_features(clip).of(flat)
     for words in itertools.combinations(("one", "the other", "red", "blue", "a cat", "the cat and the dog"), 2):
         texts = unit(text_features(clip, words)[0])
