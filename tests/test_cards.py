@@ -1,5 +1,6 @@
 """Documents: whatever a file says, its readers see exactly that, in Markdown and in HTML."""
 
+import itertools
 import xml.etree.ElementTree as ET
 
 from hypothesis import given, settings
@@ -59,7 +60,7 @@ def test_cells_stay_in_their_columns(cells: list[str]) -> None:
     escaped = [in_markdown(cell) for cell in cells]
     tokens = MARKDOWN.parse(markdown_table(escaped, [escaped]))
     for kind in ("th_open", "td_open"):
-        inner = [t for before, t in zip(tokens, tokens[1:], strict=False) if before.type == kind]
+        inner = [t for before, t in itertools.pairwise(tokens) if before.type == kind]
         assert ["".join(p.content for p in t.children or ()) for t in inner] == [wanted(cell) for cell in cells]
 
 

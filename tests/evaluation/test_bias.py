@@ -177,7 +177,7 @@ def test_nothing_oversized_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(bias, "MOST_BYTES", len(TWO) - 1)
     with pytest.raises(InputError, match="Divide it into several"):
         read_audit(tmp_path / "audit.toml")
-    with pytest.raises(InputError, match="no audit of that name. Did you mean scenes"):
+    with pytest.raises(InputError, match=r"no audit of that name\. Did you mean scenes"):
         read_audit("scene")
     with pytest.raises(InputError, match="more than 100,000 pictures"):
         shots(audit_of(TWO), 50_000)

@@ -1,5 +1,6 @@
 """`lienzo report`: what is known is told exactly, what is not is named as missing, and no file gets anything past the reader."""
 
+import itertools
 import json
 import shutil
 import xml.etree.ElementTree as ET
@@ -363,7 +364,7 @@ def test_nothing_that_a_file_says_becomes_markup(tmp_path: Path) -> None:
         flat = [part for token in tokens for part in (token, *(token.children or ()))]
         assert not [t for t in flat if t.type in ("html_block", "html_inline", "link_open", "image", "softbreak")]
         assert "\x1b" not in content and "\u202e" not in content
-        titles = [t.content for before, t in zip(tokens, tokens[1:], strict=False) if before.type == "heading_open"]
+        titles = [t.content for before, t in itertools.pairwise(tokens) if before.type == "heading_open"]
         assert "heading" not in titles
     json.loads((tmp_path / "out" / "report.json").read_text())
 
