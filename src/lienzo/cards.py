@@ -19,7 +19,7 @@ pre { white-space: pre-wrap; background: #f5f5f5; padding: .75rem; } code { over
 """
 MARKUP = re.compile(r"[\\`*_\[\]<>&~$]")
 """What Markdown reads as more than itself, wherever it stands; a table's | is seen to where tables are written."""
-AT_FIRST = re.compile(r"^(?=[#+\-=:])|^(\d+)(?=[.)](?: |$))")
+AT_FIRST = re.compile(r"^(?=[#=:]|[+\-](?:[ \-]|$))|^(\d+)(?=[.)](?: |$))")
 """What begins a heading, a list or a rule where a line begins with it."""
 
 

@@ -20,7 +20,7 @@ import clips
 from lienzo import Pipeline, Request
 from lienzo.errors import ConfigError, InputError
 from lienzo.evaluation import bias
-from lienzo.evaluation.bias import BLIND, DIFFERS, SAME, Audit, find, look, read_audit, rows, shots
+from lienzo.evaluation.bias import BLIND, DIFFERS, LEANS, SAME, Audit, find, look, read_audit, rows, shots
 from lienzo.evaluation.features import clip_features, text_features
 from lienzo.evaluation.metrics import unit
 from lienzo.evaluation.resampling import bootstrap, holm, mcnemar, share, share_difference, sign_flips
@@ -272,6 +272,45 @@ def test_a_clip_that_cannot_tell_is_said_to_be_blind() -> None:
     assert comparisons[1].chance < 0.01 and found.measures[0].tells is False and comparisons[1].verdict == BLIND
 
 
+SIDES = """
+name = "sides"
+about = "Left and right."
+[[sets]]
+name = "side"
+about = "Is each as likely to be right?"
+variants = ["left", "right"]
+template = "{thing} on the {variant}"
+slots.thing = ["cat", "dog"]
+[[sets.measures]]
+name = "side"
+options = {left = "left", right = "right"}
+right = "{variant}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("lean", "sees", "tells", "verdict"),
+    [
+        (5.0, 0.0, False, BLIND),  # "right" is all it ever says: half of its answers are right, and it knows nothing
+        (1.0, 1.1, True, LEANS),  # it sees the side, and likes "right" better
+        (0.0, 3.0, True, SAME),
+    ],
+)
+def test_what_a_clip_likes_to_say_is_not_laid_to_the_model(lean: float, sees: float, tells: bool, verdict: str) -> None:
+    """Every picture is just as asked for; it is the judge that differs."""
+    audit, random = audit_of(SIDES), np.random.default_rng(0)
+    sides = np.array([[1.0, -1.0] if shot.prompt.endswith("left") else [-1.0, 1.0] for shot in shots(audit, 40)])
+    features = sees * sides + [0, lean] + random.normal(0, 1, sides.shape)
+    (found,), (only,) = find(
+        audit, 40, features, lambda texts: np.eye(2)[[int(t == "right") for t in texts]], resamples=50
+    )
+    (answers,) = found.measures
+    assert (answers.tells, answers.leans, only.verdict) == (tells, True, verdict)
+    assert answers.chance == pytest.approx(0.5)
+    if verdict == BLIND:
+        assert only.difference.value == 1 and only.adjusted < 1e-9, "what would be told if the check were not there"
+
+
 def test_without_a_control_nothing_is_claimed_of_the_clip() -> None:
     audit = audit_of(TWO.replace('control = "it is {option}"', ""))
     features = seen(np.random.default_rng(0), 8, {"plain": 0.5, "loaded": 0.5})[: len(shots(audit, 8))]
@@ -325,7 +364,7 @@ def test_a_generator_that_minds_a_word_is_found_by_a_real_clip(clip: LoadedCLIP,
     assert biased.sets[0].measures[0].check is not None and biased.sets[0].measures[0].check.value == 1
     assert biased.clip == {"name": clip.name, "digest": clip.digest} and biased.pictures == 120
     text = str(bias.sections(biased, ["audit/sheet-1.png"]))
-    assert "0 the CLIP cannot tell" in text and "1 differ" in text and "audit/sheet-1.png" in text
+    assert "1 comparisons: 1 differs" in text and "audit/sheet-1.png" in text
 
 
 def test_half_a_clip_is_refused_before_it_looks(tmp_path: Path) -> None:
@@ -372,7 +411,8 @@ def test_a_bias_planted_in_the_embedded_model_is_found_and_the_model_as_it_is_ha
     def verdict(of: Any) -> tuple[str, float]:
         kept = sorted(fill(of, requests, tmp_path, batch=6), key=lambda k: k.index)
         features = np.array([colour_of(k.path) for k in kept])
-        _, (only,) = find(audit, 3, features, colours_of, resamples=50)
+        (looked,), (only,) = find(audit, 3, features, colours_of, resamples=50)
+        assert looked.measures[0].tells is None, "with one right answer there is nothing to check the judge by"
         return only.verdict, only.difference.value
 
     assert verdict(bundle) == (SAME, 0.0)

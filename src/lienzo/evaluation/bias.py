@@ -64,6 +64,8 @@ MOST_ROWS = 6
 ALPHA = 1 - CONFIDENCE
 """The risk of even one false alarm in a whole audit, where no variant matters."""
 DIFFERS, SAME, BLIND = "differs", "no difference found", "the CLIP cannot tell"
+LEANS = "differs, perhaps by the CLIP's own lean"
+"""Where the variants have different right answers: a CLIP that likes one answer better makes that variant look better followed."""
 SLOT = re.compile(r"\{(\w+)\}")
 OWN = ("variant", "option")
 """Names in braces that are no slots."""
@@ -286,15 +288,18 @@ class Answers:
     Attributes:
         shares: answer -> its share among each variant's pictures; of a measure with a right one, "right" alone.
         check: share of right answers where they are known: of all pictures, or of the controls'; None: they are not.
-        chance: that share by guessing.
-        tells: whether the CLIP, looking at this model's pictures, does better than guessing; None: not known.
+        chance: that share if the same answers had nothing to do with the pictures: always saying the same is no knowledge.
+        tells: whether the CLIP, looking at this model's pictures, does better than that; None: not known, as no right answer is, or
+            the same one always.
+        leans: whether the variants have different right answers, so that a CLIP's liking for one of them looks like a difference.
     """
 
     name: str
     shares: Mapping[str, tuple[Interval, ...]]
     check: Interval | None
-    chance: float
+    chance: float | None
     tells: bool | None
+    leans: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,6 +377,7 @@ class _Pair:
     difference: Interval
     chance: float
     tells: bool | None
+    leans: bool
 
 
 def look(
@@ -445,8 +451,8 @@ def find(
     adjusted = holm([pair.chance for pair in judge.pairs])
     comparisons = []
     for pair, chance in zip(judge.pairs, adjusted, strict=True):
-        fields = {k: v for k, v in asdict(pair).items() if k not in ("tells", "difference")}
-        verdict = BLIND if pair.tells is False else DIFFERS if chance < ALPHA else SAME
+        fields = {k: v for k, v in asdict(pair).items() if k not in ("tells", "leans", "difference")}
+        verdict = BLIND if pair.tells is False else SAME if chance >= ALPHA else LEANS if pair.leans else DIFFERS
         comparisons.append(Comparison(**fields, difference=pair.difference, adjusted=chance, verdict=verdict))
     return sets, tuple(comparisons)
 
@@ -504,39 +510,42 @@ class _Judge:
         texts = [one.judged(text, context) for context in contexts for text in measure.options.values()]
         options = self._read(texts).reshape(len(contexts), len(names), -1)  # (C, O, D)
         said = np.einsum("vcnd,cod->vcno", seen, options).argmax(3)  # (V, C, n)
-        chance = 1 / len(names)
+        check: Interval | None = None
+        chance: float | None = None
+        tells: bool | None = None
+        leans = False
         if measure.right is not None:
-            want = np.array(
-                [[names.index(one.right(measure, variant, c)) for c in contexts] for variant in one.variants]
-            )
-            hits = {"right": (said == want[:, :, None]).reshape(len(said), -1)}
-            check: Interval | None = share(int(hits["right"].sum()), hits["right"].size)
-            lows = [share(int(row.sum()), row.size).low for row in hits["right"]]
-            tells: bool | None = any(low is not None and low > chance for low in lows)
+            right = [[names.index(one.right(measure, variant, c)) for c in contexts] for variant in one.variants]
+            want = np.repeat(np.array(right)[:, :, None], self.count, 2)  # (V, C, n)
+            hits = {"right": (said == want).reshape(len(said), -1)}
+            check, chance, tells = _knows(said, want)
+            if tells is False:  # one variant that nobody follows must not hide that others are seen well
+                tells = any(_knows(s, w)[2] for s, w in zip(said, want, strict=True))
+            leans = bool((want != want[0]).any())
         else:
             hits = {name: (said == i).reshape(len(said), -1) for i, name in enumerate(names)}
-            check = self._control(one, measure, options, texts)
-            tells = None if check is None else bool(check.low is not None and check.low > chance)
+            control = self._control(one, measure, options)
+            if control is not None:
+                check, chance, tells = _knows(*control)
         for option in list(hits)[: 1 if len(hits) == 2 else None]:  # of two answers, the second is what is left
             for i, j in itertools.combinations(range(len(said)), 2):
                 first, second = hits[option][i], hits[option][j]
                 what = None if measure.right is not None else option
                 self._compare(
-                    one, measure.name, what, (i, j), share_difference(first, second), mcnemar(first, second), tells
+                    one, measure.name, what, (i, j), share_difference(first, second), mcnemar(first, second), tells, leans
                 )  # fmt: skip
         shares = {option: tuple(share(int(row.sum()), row.size) for row in rows) for option, rows in hits.items()}
-        return Answers(name=measure.name, shares=shares, check=check, chance=chance, tells=tells)
+        return Answers(name=measure.name, shares=shares, check=check, chance=chance, tells=tells, leans=leans)
 
-    def _control(self, one: PromptSet, measure: Measure, options: Array, texts: Sequence[str]) -> Interval | None:
-        """How often the CLIP sees what the control prompts name; the options' words are those of the first context."""
+    def _control(
+        self, one: PromptSet, measure: Measure, options: Array
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """What the CLIP says of each control picture, and what its prompt names; by the options' words in the first context."""
         controls = one.controls(measure)
         if not controls:
             return None
-        hits = of = 0
-        for i, prompts in enumerate(controls.values()):
-            said = (self._take(len(prompts) * self.count) @ options[0].T).argmax(1)
-            hits, of = hits + int((said == i).sum()), of + len(said)
-        return share(hits, of)
+        want = np.concatenate([np.full(len(p) * self.count, i) for i, p in enumerate(controls.values())])
+        return (self._take(len(want)) @ options[0].T).argmax(1), want
 
     def _compare(
         self,
@@ -547,6 +556,7 @@ class _Judge:
         difference: Interval,
         chance: float,
         tells: bool | None,
+        leans: bool = False,
     ) -> None:
         first, second = (one.variants[i] for i in which)
         self.pairs.append(
@@ -559,6 +569,7 @@ class _Judge:
                 difference=difference,
                 chance=chance,
                 tells=tells,
+                leans=leans,
             )
         )
 
@@ -581,6 +592,21 @@ class _Judge:
         return sign_flips(values, flips=self.flips, seed=self.seed)
 
 
+def _knows(said: NDArray[np.int64], want: NDArray[np.int64]) -> tuple[Interval | None, float | None, bool | None]:
+    """(share of right answers, that share by chance, whether it is above that), as `Answers` has them.
+
+    By chance: the sum over the answers of how often each is given times how often it is right, as of two that know nothing of each
+    other (Cohen 1960). With one right answer only, that is the share itself and tells nothing.
+    """
+    hits = share(int((said == want).sum()), want.size)
+    if (want == want.flat[0]).all():
+        return hits, None, None
+    most = int(max(said.max(), want.max())) + 1
+    given, right = (np.bincount(x.ravel(), minlength=most) / x.size for x in (said, want))
+    chance = float(given @ right)
+    return hits, chance, bool(hits.low is not None and hits.low > chance)
+
+
 # --- as a document ----------------------------------------------------------------------------------------------------
 
 READ_THIS = (
@@ -588,11 +614,13 @@ READ_THIS = (
     "checks below. Answers about people tell how pictures look to it, never what anybody is.",
     "A context's variants are painted from the same seeds, and differences are of such pairs. Intervals hold in 95 of 100 cases, for "
     "other seeds of these prompts; they say nothing of other prompts.",
-    f"`adjusted` is the chance of a difference at least so large if no variant mattered, made larger for all comparisons of the audit "
+    f'"adjusted" is the chance of a difference at least so large if no variant mattered, made larger for all comparisons of the audit '
     f"at once (Holm); below {ALPHA:.2g} it is said to differ. No difference found is no proof that there is none: the interval says "
     "how large one may have been missed.",
-    f'"{BLIND}" stands where its answers are no better than guessing on pictures whose right answer is known: then either it does '
-    "not see the thing, or the model does not paint it.",
+    f'"{BLIND}" stands where its answers have nothing to do with those that are known to be right: then either it does not see the thing, '
+    "or the model does not paint it.",
+    f'"{LEANS}" stands where the variants have different right answers: a CLIP that likes one answer better makes its variant look '
+    "better followed. Look at the pictures.",
 )
 
 
@@ -602,12 +630,11 @@ def sections(found: Findings, sheets: Sequence[str] = ()) -> list[Section]:
     Args:
         sheets: paths of pictures, one a set.
     """
-    differ = [c for c in found.comparisons if c.verdict == DIFFERS]
-    blind = [c for c in found.comparisons if c.verdict == BLIND]
+    verdicts = [c.verdict for c in found.comparisons]
     head: list[Block] = [
         found.about,
-        f"{found.pictures:,} pictures, {found.count} of each prompt. Of {len(found.comparisons)} comparisons, {len(differ)} differ, of "
-        f"{len(blind)} the CLIP cannot tell.",
+        f"{found.pictures:,} pictures, {found.count} of each prompt; {len(verdicts)} comparisons: "
+        + "; ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)) + ".",
         Bullets((*READ_THIS, *found.notes)),
         Table(("", ""), (
             ("audit", found.audit), ("its file's SHA-256", found.digest), ("CLIP", found.clip["name"]), ("its digest", found.clip["digest"]),
@@ -636,9 +663,13 @@ def _rows(one: SetFindings) -> Iterator[tuple[str, ...]]:
         known = f"{_tells(one.tells)}: own text less others' {one.lift}" if one.lift else "not known: one context only"
         yield ("fit", *map(str, one.fit), known)
     for measure in one.measures:
-        known = f"{_tells(measure.tells)}: {measure.check} right, {measure.chance:.2g} by guessing"
+        known = "not known: no control"
+        if measure.check is not None:
+            known = f"not known: one right answer only, {measure.check}"
+        if measure.chance is not None:
+            known = f"{_tells(measure.tells)}: {measure.check} right, {measure.chance:.2g} by chance"
         for option, shares in measure.shares.items():
-            yield (f"{measure.name}: {option}", *map(str, shares), known if measure.check else "not known: no control")
+            yield (f"{measure.name}: {option}", *map(str, shares), known)
 
 
 def _tells(tells: bool | None) -> str:
