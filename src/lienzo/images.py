@@ -5,6 +5,8 @@ starts: a few kilobytes can claim a picture of gigabytes.
 """
 
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,9 @@ from lienzo.errors import ImageError
 
 MAX_PIXELS = 64_000_000
 """Largest input picture (8K UHD is 33 million pixels)."""
+GAP = 8
+PAPER = "#e4e4e4"
+"""Between the pictures of a sheet, and below them."""
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What PIL raises of a damaged file."""
 
@@ -104,3 +109,21 @@ def mask_tensor(mask: Image.Image, width: int, height: int, *, soft: bool) -> Te
     """White where the picture is to be made anew -> (1, H, W) fp32 in [0, 1]; without `soft`, 0 or 1 split at one half."""
     values = torch.from_numpy(np.array(resize(mask.convert("L"), width, height), dtype=np.float32) / 255.0)[None]
     return values if soft else (values >= 0.5).float()
+
+
+def sheet(pictures: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """All pictures, which are equally large, in a grid: as square as it goes, unless told how many columns."""
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    width, height = pictures[0].size
+    rows = math.ceil(len(pictures) / columns)
+    page = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), PAPER)
+    for i, picture in enumerate(pictures):
+        page.paste(picture, (GAP + i % columns * (width + GAP), GAP + i // columns * (height + GAP)))
+    return page
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture as a PNG's bytes, without any metadata."""
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lienzo.evaluation.prompts import Prompt
     from lienzo.evaluation.scores import Evaluation, Side
     from lienzo.models.bundle import Bundle
+    from lienzo.pipeline.request import Request
     from lienzo.weights.clip import LoadedCLIP
 
 SETTINGS = ("negative_prompt", "steps", "guidance_scale", "sampler", "grid")
@@ -119,7 +120,7 @@ def evaluate(model: str | None, **given: Any) -> None:
     out = Path(given["out"] or f"eval-{Path(model or 'boceto').name}")
     _check_folder(out, given["real"])
     with progress() as bar:
-        device = _device(given["device"])
+        device = device_of(given["device"])
         clip, features = _judges(given, device)
         bundle = _load(model, given, device, given)
         plans = [(bundle, base)]
@@ -168,36 +169,61 @@ def _sides(
 ) -> "tuple[list[Side], list[str]]":
     """The pictures of every side, made where they are not there; and what is to be known of the prompts, each once."""
     from lienzo.evaluation.scores import Side
-    from lienzo.gallery import fill
     from lienzo.pipeline.request import Request
 
     try:
         requests = [[Request(p.text, seed=s, **settings) for p in prompts for s in seeds] for _, settings in plans]
     except RequestError as error:
         raise RequestError(as_options(str(error))) from None
-    total, done, sides = sum(map(len, requests)), 0, []
+    sides: list[Side] = []
     told: dict[str, None] = {}
     names = _names(plans)
+    total = sum(map(len, requests))
     for (bundle, settings), wanted, name in zip(plans, requests, names, strict=True):
-        paths: dict[int, Path] = {}
-        try:
-            for kept in fill(bundle, wanted, folder, batch=batch, on_step=lambda _: signals.check()):
-                paths[kept.index] = kept.path
-                done += 1
-                bar.advance(f"picture {done}/{total}", done, total)
-                for message in (f"{name}, {kept.request.prompt[:60]!r}: {warning}." for warning in kept.warnings):
-                    if message not in told:
-                        bar.say(plain(f"Warning: {message}"), True)
-                    told[message] = None
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"Stopped. {done} of {total} pictures are in {folder}; the same command goes on from there."
-            ) from None
-        except RequestError as error:
-            raise RequestError(as_options(str(error))) from None
+        done = sum(len(side.pictures) for side in sides)
+        paths = paint(bundle, name, wanted, folder, batch, bar, told, done=done, total=total)
         about = {"model": bundle.name, "digest": bundle.digest, "settings": dict(settings)}
-        sides.append(Side(name=name, about=about, pictures=tuple(paths[i] for i in range(len(wanted)))))
+        sides.append(Side(name=name, about=about, pictures=paths))
     return sides, list(told)
+
+
+def paint(
+    bundle: "Bundle",
+    name: str,
+    requests: "Sequence[Request]",
+    folder: Path,
+    batch: int,
+    bar: Progress,
+    told: dict[str, None],
+    *,
+    done: int = 0,
+    total: int,
+) -> tuple[Path, ...]:
+    """The pictures, made where they are not there.
+
+    Args:
+        told: gets what is to be known of the prompts, each once.
+        done, total: how many of all pictures there are already.
+    """
+    from lienzo.gallery import fill
+
+    paths: dict[int, Path] = {}
+    try:
+        for kept in fill(bundle, requests, folder, batch=batch, on_step=lambda _: signals.check()):
+            paths[kept.index] = kept.path
+            done += 1
+            bar.advance(f"picture {done}/{total}", done, total)
+            for message in (f"{name}, {kept.request.prompt[:60]!r}: {warning}." for warning in kept.warnings):
+                if message not in told:
+                    bar.say(plain(f"Warning: {message}"), True)
+                told[message] = None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Stopped. {done} of {total} pictures are in {folder}; the same command goes on from there."
+        ) from None
+    except RequestError as error:
+        raise RequestError(as_options(str(error))) from None
+    return tuple(paths[i] for i in range(len(requests)))
 
 
 def _names(plans: "Sequence[tuple[Bundle, Mapping[str, Any]]]") -> list[str]:
@@ -253,7 +279,7 @@ def _load(model: str | None, given: Mapping[str, Any], device: str, options: Map
     return load(model, dtype=given["dtype"], device=device, **{n: options[n] for n in MODEL_OPTIONS if n in options})
 
 
-def _device(device: str | None) -> str:
+def device_of(device: str | None) -> str:
     import torch
 
     return device or ("cuda" if torch.cuda.is_available() else "cpu")

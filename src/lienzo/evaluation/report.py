@@ -89,9 +89,9 @@ def write(evaluation: Evaluation, folder: Path) -> Path:
     try:
         (folder / PLOTS).mkdir(parents=True, exist_ok=True)
         for name, content in drawn.items():
-            _place(folder / PLOTS / f"{name}.png", content)
-        _place(folder / DATA, (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-        _place(folder / PAGE, page(evaluation, data, list(drawn)).encode())
+            place(folder / PLOTS / f"{name}.png", content)
+        place(folder / DATA, (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        place(folder / PAGE, page(evaluation, data, list(drawn)).encode())
     except OSError as error:
         raise OutputError(f"{folder}: the report cannot be written: {error.strerror or error}.") from None
     return folder / PAGE
@@ -323,7 +323,8 @@ def _noise(axes: "Axes", evaluation: Evaluation) -> None:
     axes.set(xlabel="PSNR of a pair, dB", ylabel="pairs that differ")
 
 
-def _place(path: Path, content: bytes) -> None:
+def place(path: Path, content: bytes) -> None:
+    """Write a file over an older one: whole, or not at all."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("wb") as file:

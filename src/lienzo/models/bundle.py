@@ -108,9 +108,14 @@ def weights_digest(parts: StateDicts) -> str:
     Over the components in `COMPONENTS`' order: the component's name, then for every tensor, sorted by key, its key,
     dtype, shape and little-endian bytes. A cast to another dtype is another model and has another digest.
     """
+    return joined_digest({part: tensors_digest(parts[part]) for part in COMPONENTS})
+
+
+def joined_digest(digests: Mapping[str, str]) -> str:
+    """The digest of the weights, of the digests of their components."""
     total = hashlib.sha256(b"lienzo weights 1\n")
     for part in COMPONENTS:
-        total.update(f"{part} {tensors_digest(parts[part])}\n".encode())
+        total.update(f"{part} {digests[part]}\n".encode())
     return total.hexdigest()
 
 

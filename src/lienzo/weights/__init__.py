@@ -18,7 +18,7 @@ import torch
 
 from lienzo.errors import ModelNotFoundError, RequestError, nearest
 from lienzo.memory import keep_freed_memory
-from lienzo.models.bundle import COMPONENTS, Bundle, weights_digest
+from lienzo.models.bundle import COMPONENTS, Bundle, joined_digest, tensors_digest
 from lienzo.weights import hub
 from lienzo.weights.folder import INDEX, open_folder
 from lienzo.weights.hub import Found
@@ -38,6 +38,7 @@ __all__ = [
     "find_models",
     "inspect",
     "load",
+    "locate",
     "open_model",
     "save",
 ]
@@ -51,6 +52,7 @@ class ModelReport:
         kind: the layout it came in.
         parameters: component -> number of weights.
         dtypes: component -> the dtypes of its tensors, joined by "+".
+        digests: component -> SHA-256 of its tensors.
         digest: SHA-256 of the weights, the same for every layout (see `lienzo.models.bundle.weights_digest`).
         native_size: (width, height) in pixels that it was trained on.
         odd: what may make wrong pictures: guesses, weights that are not finite.
@@ -64,6 +66,7 @@ class ModelReport:
     inpainting: bool
     parameters: Mapping[str, int]
     dtypes: Mapping[str, str]
+    digests: Mapping[str, str]
     digest: str
     native_size: tuple[int, int]
     odd: tuple[str, ...]
@@ -142,7 +145,7 @@ def open_model(
     with_tokenizer: bool = True,
 ) -> Model:
     """Open a model without building its networks: reads headers and configurations only. Options as for `load`."""
-    name, path, from_hub = _locate(model, revision=revision, variant=variant, offline=offline)
+    name, path, from_hub = locate(model, revision=revision, variant=variant, offline=offline)
     if revision is not None and not from_hub:
         raise RequestError(
             f"revision: got {revision!r}; {name} is on this machine, and revisions are for hub ids only. Leave it out."
@@ -211,7 +214,7 @@ def inspect(
         values = opened.tensors[part]
         dtypes[part] = "+".join(sorted({str(v.dtype).removeprefix("torch.") for v in values.values()}))
         odd += [f"{part}: {key} holds NaN or infinity" for key, v in values.items() if not bool(v.isfinite().all())]
-    digest = weights_digest(opened.tensors)
+    digests = {part: tensors_digest(opened.tensors[part]) for part in COMPONENTS}
     configs = opened.configs
     return ModelReport(
         name=opened.name,
@@ -221,7 +224,8 @@ def inspect(
         inpainting=configs.unet.in_channels == 9,
         parameters={part: sum(v.numel() for v in opened.tensors[part].values()) for part in COMPONENTS},
         dtypes=dtypes,
-        digest=digest,
+        digests=digests,
+        digest=joined_digest(digests),
         native_size=_native_size(opened),
         odd=tuple(odd),
         notes=opened.notes,
@@ -247,10 +251,18 @@ def _native_size(opened: Model) -> tuple[int, int]:
     return width * factor, height * factor
 
 
-def _locate(
-    model: str | Path | None, *, revision: str | None, variant: str | None, offline: bool | None
+def locate(
+    model: str | Path | None,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    offline: bool | None = None,
 ) -> tuple[str, Path, bool]:
-    """(name, folder or file, whether it came from the hub)."""
+    """Where a model lies: (name, folder or file, whether it came from the hub). Options as for `load`.
+
+    Raises:
+        ModelNotFoundError: no such model.
+    """
     if model is None or model == EMBEDDED:
         if not (_embedded() / INDEX).is_file():
             raise ModelNotFoundError("This installation lacks the embedded model. Reinstall lienzo, or name a model.")

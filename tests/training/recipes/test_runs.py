@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from lienzo.cli import lienzo
 from lienzo.errors import ConfigError, OutputError
+from lienzo.evaluation.transparency import Training, read
 from lienzo.models.clip import TextEncoder
 from lienzo.models.vae import VAE
 from lienzo.training.config import dump
@@ -149,6 +150,9 @@ def test_broken_pictures_are_told_and_skipped(cities: Sets, tmp_path: Path) -> N
     report = json.loads((tmp_path / "run/adapter/data-report.json").read_text())
     assert report["skipped"]["reasons"] == {"broken": 2}
     card = (tmp_path / "run/adapter/README.md").read_text()
+    told = read(Training, tmp_path / "run/adapter/training.json")
+    assert (told.steps, told.batch_size, told.energy) == (1, 2, {})
+    assert all(f"| {one.role} | {one.name} | `{one.digest}` |" in card for one in told.made_from)
     assert "| skipped | 2 |" in card and "2 skipped: 2 broken" in card and "| licences | not given (4) |" in card
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lienzo.images import to_image
+from lienzo.images import sheet, to_image
 from lienzo.models.bundle import tensors_digest
 from lienzo.models.vae import VAE
 from lienzo.training.config import Recipe
@@ -21,7 +21,6 @@ from lienzo.training.losses import reconstruction_loss, vae_loss
 from lienzo.training.recipes.batches import Pictures, held_out, spread
 from lienzo.training.recipes.job import Job, Parent, Weights
 from lienzo.training.recipes.networks import needs_base
-from lienzo.training.recipes.sheets import sheet
 from lienzo.training.share import Share
 from lienzo.weights import DTYPES, load
 from lienzo.weights.parts import build, load_part, save_part

@@ -1,4 +1,4 @@
-"""What a trained model is, written beside it: a card to read, the data's report and the recipe."""
+"""What a trained model is, written beside it: a card to read, the same as JSON, the data's report and the recipe."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from lienzo import __version__
+from lienzo.cards import data_rows, duration, energy, markdown_table
 from lienzo.training.config import Recipe, dump
 from lienzo.training.data import report
 from lienzo.training.loop import Trained
 from lienzo.training.recipes.job import Job
 from lienzo.training.watch import LOG
 
-CARD, REPORT, RECIPE = "README.md", "data-report.json", "recipe.toml"
+CARD, FACTS, REPORT, RECIPE = "README.md", "training.json", "data-report.json", "recipe.toml"
 KINDS: Mapping[str, str] = {
     "full": "a fine-tuned text-to-image model",
     "dreambooth": "a text-to-image model fine-tuned on one subject (DreamBooth)",
@@ -34,39 +35,67 @@ def write_card(
     trained: Trained,
     before: Sequence[Mapping[str, str]],
 ) -> None:
-    """Write the card, the report and the recipe into a product's folder.
+    """Write the card, its figures, the report and the recipe into a product's folder.
 
     Args:
         before: other data and parents that the run was trained with on the way, by digest.
     """
     found = report(job.dataset)
-    validation = job.validation
-    (folder / REPORT).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    told = _facts(recipe, job=job, trained=trained, before=before)
+    for name, document in ((REPORT, found), (FACTS, told)):
+        (folder / name).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / RECIPE).write_text(dump(recipe), encoding="utf-8")
     sections = [
         _header(recipe),
-        f"# {recipe.model.out.name}\n\nThis is {KINDS[recipe.kind]}, made with lienzo {__version__}.\n\n{job.use}",
-        _table("Made from", ("what", "name", "SHA-256"), [
-            *((p.role, p.name, f"`{p.digest}`") for p in job.parents),
-            ("training data", f"{len(job.dataset.records)} pictures", f"`{job.dataset.digest}`"),
-            *([("validation data", f"{len(validation.records)} pictures", f"`{validation.digest}`")] if validation else []),
-            *((f"{_role(key)}, earlier in this run", "", f"`{digest}`") for one in before for key, digest in one.items()),
-        ]),
+        f"# {recipe.model.out.name}\n\nThis is {told['what']}, made with lienzo {__version__}.\n\n{job.use}",
+        _table("Made from", ("what", "name", "SHA-256"), [(m["role"], m["name"], f"`{m['digest']}`") for m in told["made_from"]]),
         _table("How", ("", ""), [
-            ("steps", f"{trained.steps:,} of {recipe.run.batch_size} samples"),
-            ("weights", f"of the last step{', averaged (`run.ema`)' if recipe.run.ema is not None else ''}"),
-            ("time in steps", _time(trained.seconds)),
-            ("machine", _machine()),
-            ("energy", _energy(trained.energy)),
+            ("steps", f"{told['steps']:,} of {told['batch_size']} samples"),
+            ("weights", f"of the last step{', averaged (`run.ema`)' if told['averaged'] else ''}"),
+            ("time in steps", duration(told["seconds"])),
+            ("machine", told["machine"]),
+            ("energy", energy(told["energy"]) or "not measured (`watch.energy = true` does)"),
             *((name.replace("_", " "), _fact(value)) for name, value in job.facts.items()),
         ]) + f"\n\nThe whole recipe is in [`{RECIPE}`]({RECIPE}); `lienzo train {RECIPE} model.out=ANOTHER` repeats it, given the same "
         "data.",
-        _scores(recipe.model.out / LOG),
-        _data(found, job.notes),
+        _table("Scores", ("on the validation's pictures", "first", "last"), [
+            (name, f"{score['first']:.5g}", f"{score['last']:.5g}") for name, score in told["scores"].items()
+        ]) if told["scores"] else "## Scores\n\nNone: the recipe has no `[validation]`.",
+        _table("Data", ("", ""), data_rows(found)) + "".join(f"\n\n{sentence}" for sentence in job.notes)
+        + f"\n\nMore is in [`{REPORT}`]({REPORT}).",
         "## Limits\n\nNobody but the figures above has judged this model. It can show no more than its data and what it was made "
         "from, and repeats what is wrong or one-sided in them. No check of its pictures is part of it.",
     ]  # fmt: skip
     (folder / CARD).write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
+
+
+def _facts(
+    recipe: Recipe[Any], *, job: Job[Any, Any], trained: Trained, before: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
+    """The card's figures as what JSON can hold; `lienzo report` reads them."""
+    sets = [("training data", job.dataset), *([("validation data", job.validation)] if job.validation else [])]
+    made_from = [
+        *({"role": p.role, "name": p.name, "digest": p.digest} for p in job.parents),
+        *({"role": role, "name": f"{len(one.records)} pictures", "digest": one.digest} for role, one in sets),
+        *(
+            {"role": f"{_role(key)}, earlier in this run", "name": "", "digest": digest}
+            for one in before
+            for key, digest in one.items()
+        ),
+    ]
+    return {
+        "lienzo": __version__,
+        "kind": recipe.kind,
+        "what": KINDS[recipe.kind],
+        "made_from": made_from,
+        "steps": trained.steps,
+        "batch_size": recipe.run.batch_size,
+        "averaged": recipe.run.ema is not None,
+        "seconds": trained.seconds,
+        "machine": _machine(),
+        "energy": dict(trained.energy),
+        "scores": _scores(recipe.model.out / LOG),
+    }
 
 
 def _header(recipe: Recipe[Any]) -> str:
@@ -78,9 +107,7 @@ def _header(recipe: Recipe[Any]) -> str:
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)
-    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *escaped)]
-    return "\n".join([f"## {title}", "", *lines])
+    return f"## {title}\n\n{markdown_table(heads, rows)}"
 
 
 def _role(key: str) -> str:
@@ -88,20 +115,8 @@ def _role(key: str) -> str:
     return "training data" if key == "data" else key.removeprefix("parent ")
 
 
-def _time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-
-
 def _machine() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-
-
-def _energy(energy: Mapping[str, Any]) -> str:
-    if not energy:
-        return "not measured (`watch.energy = true` does)"
-    return f"{energy['kwh']:.4f} kWh, {'an estimate' if energy['estimate'] else 'counted by the hardware'}"
 
 
 def _fact(value: Any) -> str:
@@ -110,31 +125,11 @@ def _fact(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"`{value}`" if isinstance(value, str) else str(value)
 
 
-def _scores(log: Path) -> str:
+def _scores(log: Path) -> dict[str, dict[str, float]]:
     """First and last of every figure that the log has of validation (the first is before training) and scores."""
-    seen: dict[str, list[float]] = {}
+    seen: dict[str, dict[str, float]] = {}
     for line in log.read_text(encoding="utf-8").splitlines():
         for name, value in json.loads(line).items():
             if name.startswith(("validation/", "score/")):
-                seen.setdefault(name, []).append(value)
-    if not seen:
-        return "## Scores\n\nNone: the recipe has no `[validation]`."
-    rows = [(name, f"{values[0]:.5g}", f"{values[-1]:.5g}") for name, values in seen.items()]
-    return _table("Scores", ("on the validation's pictures", "first", "last"), rows)
-
-
-def _data(found: Mapping[str, Any], notes: Sequence[str]) -> str:
-    captions, people, skipped = found["captions"], found["people"], found["skipped"]
-    licences = [f"{one['name']} ({one['pictures']})" for one in found["licences"]["given"]]
-    if missing := found["licences"]["not_given"]:
-        licences.append(f"not given ({missing})")
-    rows = [
-        ("pictures", f"{found['pictures']:,}"),
-        ("captions", f"{captions['captions']:,}, {captions['without']} pictures without"),
-        ("languages", ", ".join(f"{name} ({count})" for name, count in captions["languages"].items()) or "none"),
-        ("licences", ", ".join(licences)),
-        ("captions with words for people", f"{people['pictures']} pictures (an estimate)"),
-        ("skipped", f"{skipped['count']}"),
-    ]
-    told = "".join(f"\n\n{sentence}" for sentence in notes)
-    return _table("Data", ("", ""), rows) + f"{told}\n\nMore is in [`{REPORT}`]({REPORT})."
+                seen.setdefault(name, {"first": value})["last"] = value
+    return seen

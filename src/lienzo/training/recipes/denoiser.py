@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lienzo import rng
 from lienzo.diffusion.schedule import Schedule, ScheduleConfig
 from lienzo.errors import ConfigError
+from lienzo.images import sheet
 from lienzo.models.bundle import Bundle, tensors_digest
 from lienzo.models.clip import TextEncoder
 from lienzo.models.tokenizer import Tokenizer
@@ -37,7 +38,7 @@ from lienzo.training.recipes.networks import (
     new_unet,
     tokenizer_for,
 )
-from lienzo.training.recipes.sheets import drawn, sheet
+from lienzo.training.recipes.sheets import drawn
 from lienzo.training.recipes.words import Words
 from lienzo.weights import DTYPES, load
 from lienzo.weights.adapters import Adapter, Embedding, save_adapter, save_embedding, with_adapters
