@@ -16,6 +16,7 @@ from lienzo.cli.doctor import doctor
 from lienzo.cli.evaluate import evaluate
 from lienzo.cli.generate import as_options, generate
 from lienzo.cli.models import convert, inspect, models, samplers
+from lienzo.cli.policy import policy
 from lienzo.cli.text import fail, usage, warn
 from lienzo.cli.train import train
 from lienzo.errors import LienzoError, NonFiniteError, RequestError
@@ -79,7 +80,7 @@ def lienzo() -> None:
     """
 
 
-for command in (generate, train, evaluate, inspect, convert, models, samplers, data, doctor):
+for command in (generate, train, evaluate, inspect, convert, models, samplers, data, policy, doctor):
     lienzo.add_command(command)
 
 

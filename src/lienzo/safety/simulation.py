@@ -57,7 +57,9 @@ class Label:
 
     def to_dict(self) -> dict[str, Any]:
         """What to say in a manifest."""
-        said = f"A visible band with the word {self.text} was laid across the picture: it is a scenario made for training."
+        said = (
+            f"A visible band with the word {self.text} was laid across the picture: it is a scenario made for training."
+        )
         return {"simulation": True, **asdict(self), "description": said}
 
 
@@ -127,7 +129,8 @@ def _mark(draw: ImageDraw.ImageDraw, mark: str, x: float, base: float, top: floa
     points = {
         "acute": [(x - 0.6 * unit, above), (x + 0.9 * unit, above - 1.4 * unit)],
         "tilde": [
-            (x + (i - 8) / 8 * 1.9 * unit, above - 0.5 * unit - 0.5 * unit * math.sin(i / 16 * 2 * math.pi)) for i in range(17)
+            (x + (i - 8) / 8 * 1.9 * unit, above - 0.5 * unit - 0.5 * unit * math.sin(i / 16 * 2 * math.pi))
+            for i in range(17)
         ],
         "cedilla": [(x, base), (x + 0.1 * unit, base + 0.9 * unit), (x - 0.9 * unit, base + 1.5 * unit)],
     }[mark]
