@@ -18,9 +18,9 @@ from lienzo.cli.generate import as_options, generate
 from lienzo.cli.keys import keys
 from lienzo.cli.log import log
 from lienzo.cli.models import convert, inspect, models, samplers
+from lienzo.cli.policy import policy
 from lienzo.cli.prompts import prompts
 from lienzo.cli.report import transparency
-from lienzo.cli.policy import policy
 from lienzo.cli.text import fail, usage, warn
 from lienzo.cli.train import train
 from lienzo.cli.verify import verify
@@ -89,10 +89,8 @@ def lienzo() -> None:
 
 
 for command in (
-    generate, verify, train, evaluate, inspect, convert, models, samplers, data, log, keys, prompts, doctor
+    generate, verify, train, evaluate, transparency, inspect, convert, models, samplers, data, log, keys, prompts, policy, doctor,
 ):  # fmt: skip
-for command in (generate, train, evaluate, transparency, inspect, convert, models, samplers, data, doctor):
-for command in (generate, train, evaluate, inspect, convert, models, samplers, data, policy, doctor):
     lienzo.add_command(command)
 
 
