@@ -98,7 +98,9 @@ def run(
         sender.join()
         child.stdout.close()
     if clock.struck and not begun:
-        raise UnreadableError(f"{what} could not be read: its reader did not begin within {_STARTING:g} seconds. Try again.")
+        raise UnreadableError(
+            f"{what} could not be read: its reader did not begin within {_STARTING:g} seconds. Try again."
+        )
     if clock.struck:
         raise UnreadableError(f"{what} could not be read: it took longer than {seconds:g} seconds.")
     return _result(answer, code, most, what)
