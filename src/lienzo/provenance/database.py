@@ -7,6 +7,7 @@ commits back), overwrites with zeros what is deleted, and is its owner's alone.
 import contextlib
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ class Database:
 
     def __init__(self, place: str | Path, tables: "MetaData") -> None:
         self._engine, self.name = _engine(place)
+        weakref.finalize(self, self._engine.dispose)  # whoever forgets to close leaves no connection open
         self._reader = self._engine.execution_options(lienzo_reads=True)
         with self.writing() as connection:
             if self.is_postgresql:  # two processes that make the same table at once would meet in the catalogue
