@@ -35,7 +35,7 @@ _LIKE_LATIN: Final = {
     "у": "y", "ү": "y",
     # Greek
     "α": "a", "β": "b", "ε": "e", "η": "n", "ι": "i", "κ": "k", "ν": "v", "ο": "o", "ρ": "p", "τ": "t", "υ": "u", "ω": "w",
-    "χ": "x", "γ": "y", "ζ": "z", "ϲ": "c", "ϳ": "j",
+    "χ": "x", "γ": "y", "ζ": "z", "ϳ": "j",
     # Latin: strokes and hooks that are no combining marks, letters of phonetics, small capitals
     "ı": "i", "ȷ": "j", "ɑ": "a", "ɡ": "g", "ł": "l", "ø": "o", "đ": "d", "ħ": "h", "ŧ": "t", "ƀ": "b", "ɓ": "b", "ɗ": "d",
     "ɖ": "d", "ɠ": "g", "ɨ": "i", "ƙ": "k", "ɵ": "o", "ƥ": "p", "ʋ": "v", "ƶ": "z", "ɩ": "i", "ʟ": "l", "ɴ": "n", "ʀ": "r",
@@ -80,20 +80,25 @@ def words(folded: Folded) -> Iterator[tuple[str, int, int]]:
     """Every run of letters, digits and marks, with its place in the original."""
     start = 0
     for end in range(len(folded.text) + 1):
-        if end == len(folded.text) or unicodedata.category(folded.text[end])[0] not in "LNM":
+        if end == len(folded.text) or not in_words(folded.text[end]):
             if start < end:
                 yield folded.text[start:end], folded.spans[start][0], folded.spans[end - 1][1]
             start = end + 1
 
 
+def in_words(character: str) -> bool:
+    """Whether it is a letter, a digit or a mark."""
+    return unicodedata.category(character)[0] in "LNM"
+
+
 def _chunks(text: str) -> Iterator[tuple[int, int, str]]:
-    """Each character with the marks that follow it, without what is not seen: marks are put in order among themselves only
-    (UAX #15), so a chunk is normalised without its neighbours."""
+    """Each character with what follows and belongs to it, without what is not seen: marks are put in order among themselves, and
+    parts of a syllable make one character (UAX #15), so a chunk can be normalised without its neighbours."""
     start, end, chunk = 0, 0, ""
     for i, character in enumerate(text):
         if _is_unseen(character):
             continue
-        if chunk and not unicodedata.combining(unicodedata.normalize("NFKD", character)[0]):
+        if chunk and not _joins(chunk, unicodedata.normalize("NFKD", character)[0]):
             yield start, end, chunk
             chunk = ""
         if not chunk:
@@ -103,7 +108,17 @@ def _chunks(text: str) -> Iterator[tuple[int, int, str]]:
         yield start, end, chunk
 
 
+def _joins(chunk: str, following: str) -> bool:
+    """Whether a character belongs to those before it: a mark, or what NFC makes one character of with the last one."""
+    if following.isascii():
+        return False
+    last = unicodedata.normalize("NFKC", chunk)[-1]
+    return bool(unicodedata.combining(following)) or len(unicodedata.normalize("NFC", last + following)) == 1
+
+
 def _compared(chunk: str, keep_marks: bool) -> str:
+    # the one mark that case folding makes a letter of, where it is loose
+    chunk = unicodedata.normalize("NFC", chunk).replace("\u0345", "")
     for _ in range(2):  # compatibility caseless matching (Unicode Standard, D146)
         chunk = unicodedata.normalize("NFKD", chunk).casefold()
     chunk = unicodedata.normalize("NFC" if keep_marks else "NFD", chunk)

@@ -29,10 +29,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from lienzo.errors import ConfigError, SafetyError
-from lienzo.safety.folding import Folded, fold, words
+from lienzo.safety.folding import Folded, fold, in_words, words
 from lienzo.safety.outcome import Outcome, Status
 from lienzo.toml import explain, read_toml
 
@@ -89,16 +89,6 @@ class Rule(_Section):
     _terms: Terms = PrivateAttr()
     _beside: Terms = PrivateAttr()
     _patterns: tuple[Any, ...] = PrivateAttr()
-
-    @field_validator("terms", "beside")
-    @classmethod
-    def _are_words(cls, terms: tuple[str, ...]) -> tuple[str, ...]:
-        for term in terms:
-            if odd := [c for c in fold(term).text if not (c.isspace() or c in BETWEEN or _words(c))]:
-                raise ValueError(f"{term!r} holds {odd[0]!r}; a term is words, for anything else write a pattern")
-            if not _words(term):
-                raise ValueError(f"{term!r} holds no word")
-        return terms
 
     @model_validator(mode="after")
     def _compile(self) -> Self:
@@ -262,10 +252,16 @@ def load_policy(path: str | Path | None = None) -> Policy:
 
 
 def _by_first(terms: Iterable[str], keep_marks: bool) -> Terms:
+    """Raises ValueError: a term that is no words."""
     found: dict[str, set[tuple[str, ...]]] = {}
     for term in terms:
-        term_words = _words(term, keep_marks)
-        found.setdefault(term_words[0], set()).add(term_words)
+        folded = fold(term, keep_marks=keep_marks)
+        if odd := [c for c in folded.text if not (in_words(c) or c.isspace() or c in BETWEEN)]:
+            raise ValueError(f"{term!r} holds {odd[0]!r}; a term is words, for anything else write a pattern")
+        in_term = tuple(word for word, _, _ in words(folded))
+        if not in_term:
+            raise ValueError(f"{term!r} holds no word")
+        found.setdefault(in_term[0], set()).add(in_term)
     return found
 
 
@@ -275,10 +271,6 @@ def _spans(terms: Terms, text: list[tuple[str, int, int]]) -> Iterator[Span]:
         for term in terms.get(word, ()):
             if tuple(w for w, _, _ in text[i : i + len(term)]) == term:
                 yield start, text[i + len(term) - 1][2]
-
-
-def _words(text: str, keep_marks: bool = False) -> tuple[str, ...]:
-    return tuple(word for word, _, _ in words(fold(text, keep_marks=keep_marks)))
 
 
 def _compiled(pattern: str, keep_marks: bool) -> Any:
