@@ -22,6 +22,7 @@ from lienzo.provenance.keys import Keystore, home
 from lienzo.provenance.marking import Notary
 from lienzo.provenance.receipt import Checked, Safety
 from lienzo.provenance.settings import Level, Settings
+from lienzo.safety import simulation
 from lienzo.weights import adapters, load
 from lienzo.weights.adapters import Adapter, Embedding
 
@@ -77,7 +78,10 @@ class House:
         found = Safety(prompt=_checked(admitted), picture=_checked(seen))
         flags = [str(outcome) for outcome in (admitted, seen) if outcome.status == "flagged"]
         told = replace(result, warnings=(*result.warnings, *flags))
-        return self.notary.mark(told, spent, safety=found)
+        if self.settings.simulation is None:
+            return self.notary.mark(told, spent, safety=found)
+        image, label = simulation.label(result.image, self.settings.simulation)
+        return self.notary.mark(told, spent, safety=found, labelled=(image, label.text))
 
 
 def _checked(outcome: safety.Outcome) -> Checked:
@@ -130,6 +134,7 @@ class Pipeline:
         device: str | torch.device = "cpu",
         mark: Level | None = None,
         private: bool | None = None,
+        simulation: str | None = None,
         **options: Any,
     ) -> Self:
         """Load a model; see `lienzo.weights.load` for what can be named and which options there are.
@@ -137,8 +142,9 @@ class Pipeline:
         Args:
             mark: off, credentials, full or latent; None: as set for this machine, else full. See `Settings`.
             private: whether pictures carry no prompt, only a commitment to it; None: as set, else not.
+            simulation: a language, in whose word a visible label is burnt into every picture; None: as set, else none.
         """
-        settings = Settings.read(mark=mark, private=private)
+        settings = Settings.read(mark=mark, private=private, simulation=simulation)
         return cls(load(model, dtype=dtype, device=device, **options), settings)
 
     def with_adapters(

@@ -20,13 +20,21 @@ from PIL import Image
 
 from lienzo import Pipeline, Request, read, save
 from lienzo.cli import lienzo
-from lienzo.errors import ConfigError, MetadataError, ReceiptError
+from lienzo.errors import BlockedError, ConfigError, MetadataError, ReceiptError, SafetyError
+from lienzo.pipeline.generate import finished
 from lienzo.provenance.keys import Keystore
 from lienzo.provenance.marking import Marked
 from lienzo.provenance.receipt import SignedReceipt, opens
 from lienzo.provenance.settings import Settings
-from lienzo.studio import house
+from lienzo.studio import House, house
 
+POLICY = """
+[[rules]]
+name = "circles"
+action = "deny"
+terms = ["circle"]
+reason = "no circles here"
+"""
 CANARY = "zanahoria-9f41 sobre un fondo blanco"
 
 
@@ -195,6 +203,41 @@ def test_erasing_a_record_leaves_the_proofs(marked_pipeline: Pipeline, tmp_path:
     result = make(marked_pipeline, tmp_path / "a.png")
     house(marked_pipeline.settings).notary.records.erase(result.signed.receipt.id)
     assert states(tmp_path / "a.png")[0] == 0
+
+
+def test_a_simulation_says_so_in_the_picture_and_in_its_receipt(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline = Pipeline(marked_pipeline.bundle, Settings.read(mark="full", simulation="es"))
+    result = make(pipeline, tmp_path / "a.png")
+    assert result.signed.receipt.simulation == "SIMULACIÓN"
+    bare = np.asarray(Pipeline(marked_pipeline.bundle, Settings.read(mark="off"))(result.request).image, np.int16)
+    changed = np.abs(np.asarray(result.image, np.int16) - bare).max(axis=2) > 40
+    assert 0.1 < changed.mean() < 0.6  # a band across the middle
+    assert states(tmp_path / "a.png")[0] == 0
+
+
+def test_the_policy_blocks_before_anything_is_made(marked_pipeline: Pipeline, tmp_path: Path, home: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY, encoding="utf-8")
+    pipeline = Pipeline(marked_pipeline.bundle, Settings.read(mark="full", policy=str(policy)))
+    with pytest.raises(BlockedError, match="no circles"):
+        pipeline(Request("a red circle", seed=7, steps=1))
+    assert not (home / "log.db").exists()
+    result = pipeline(Request("a blue square", seed=7, steps=1))
+    assert isinstance(result, Marked)
+    assert result.signed.receipt.safety.prompt.status == "passed"
+    assert result.signed.receipt.safety.picture.status == "not_checked"
+
+
+def test_a_check_that_fails_returns_no_picture(marked_pipeline: Pipeline, home: Path) -> None:
+    def broken(image: Image.Image) -> None:
+        raise OSError("lost")
+
+    rules = House(Settings.read(mark="full"))
+    rules.checks = (broken,)  # type: ignore[assignment]
+    run = rules.make(marked_pipeline.bundle, Request("a red circle", seed=7, steps=1))
+    with pytest.raises(SafetyError, match="OSError"):
+        finished(run)
+    assert not (home / "log.db").exists()
 
 
 def test_private_needs_a_mark() -> None:

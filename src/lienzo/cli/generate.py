@@ -167,6 +167,11 @@ class Generate(click.Command):
     metavar="N",
     help="Pictures made at once, 1 to 1,000: faster on a GPU. [default: 1]",
 )
+@click.option(
+    "--simulation",
+    metavar="LANGUAGE",
+    help="Burn a visible label into the picture, for scenarios that analysts train on: en, es, de, fr ...",
+)
 @click.option("--each", is_flag=True, help="Every argument is a prompt of its own, without quotes too.")
 @click.option(
     "--guidance-rescale", type=Number(float), metavar="0..1", help="Against over-exposure (arXiv:2305.08891)."
@@ -215,7 +220,7 @@ def generate(prompts: tuple[str, ...], **given: Any) -> None:
     with _folder(given["out"]):
         targets = _targets(given["out"], requests, force=given["force"])
         bundle = _load(given, record)
-        settings = Settings.read(mark=given["mark"], private=given["private"])
+        settings = Settings.read(mark=given["mark"], private=given["private"], simulation=given["simulation"])
         job = _Job(bundle, requests, targets, record=record, silent=given["as_json"], settings=settings)
         with progress() as bar:
             job.run(given["batch"], bar)

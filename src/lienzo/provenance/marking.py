@@ -97,12 +97,17 @@ class Notary:
         self.keys = Keystore() if keys is None else keys
 
     def mark(
-        self, result: Result, spent: Spent, *, safety: Safety = NOT_CHECKED, image: Image.Image | None = None
+        self,
+        result: Result,
+        spent: Spent,
+        *,
+        safety: Safety = NOT_CHECKED,
+        labelled: tuple[Image.Image, str] | None = None,
     ) -> Result:
         """Mark a finished picture. Nothing is returned unless all of it was done.
 
         Args:
-            image: the picture as it is to be seen, where something visible was laid over what the model made.
+            labelled: the picture as it is to be seen, and what the visible label in it says; None: there is no label.
             safety: what the checks found.
 
         Raises:
@@ -113,10 +118,10 @@ class Notary:
             return result
         made = to_image(result.pixels)
         unmarked = InputImage.of(made).sha256
-        layers: list[Layer] = ["credentials"] if image is None else ["credentials", "simulation"]
+        layers: list[Layer] = ["credentials"]
         key = self.keys.secret("watermark")
         record = record_id(key, settings.tenant, request, unmarked)
-        picture = made if image is None else image
+        picture, said = (made, None) if labelled is None else labelled
         whole = settings.mark != "credentials"
         if whole:
             from lienzo.provenance.watermark import can_carry, mark
@@ -128,7 +133,7 @@ class Notary:
         if settings.mark == "latent":
             layers.append("latent")
         salt = self._salt(f"{record:012x}", request)
-        receipt = self._receipt(result, spent, safety, record, picture, unmarked, salt, tuple(layers))
+        receipt = self._receipt(result, spent, safety, record, picture, said, unmarked, salt, tuple(layers))
         signed = SignedReceipt.sign(receipt, self.keys.signer("receipts"))
         proof = None
         if whole:
@@ -184,7 +189,7 @@ class Notary:
             data,
             kind,
             issuer=issuer(self.keys),
-            title=f"Picture {receipt.id}",
+            title=f"{receipt.simulation}: picture {receipt.id}" if receipt.simulation else f"Picture {receipt.id}",
             receipt=marked.document,
             binding=SoftBinding(ALGORITHM, receipt.id) if "watermark" in receipt.marks else None,
             parent=parent,
@@ -203,6 +208,7 @@ class Notary:
         safety: Safety,
         record: int,
         picture: Image.Image,
+        said: str | None,
         unmarked: str,
         salt: bytes,
         layers: tuple[Layer, ...],
@@ -227,6 +233,7 @@ class Notary:
             parents=tuple(parents(request)),
             safety=safety,
             marks=layers,
+            simulation=said,
             made=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             seconds=round(spent.seconds, 3),
             joules=None if spent.joules is None else round(spent.joules, 1),

@@ -29,7 +29,7 @@ MAX_RECEIPT: Final = 1 << 20
 ID_BITS: Final = 48
 """Of a record id: what the watermark carries."""
 
-Layer = Literal["credentials", "watermark", "log", "latent", "simulation"]
+Layer = Literal["credentials", "watermark", "log", "latent"]
 """What a picture was given besides its receipt."""
 
 RecordId = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
@@ -101,6 +101,7 @@ class Receipt(_Frozen):
         perceptual: `lienzo.provenance.perceptual.perceptual_hash` of the finished picture.
         parents: pictures that went in.
         safety: what was checked, and what came of it.
+        simulation: what a visible label in the picture says; None: there is none.
         made: UTC, RFC 3339; by this machine's own clock.
         seconds: that the picture took; of several made at once, its share.
         joules: that the processors took meanwhile, where the machine measures it; None: not measured.
@@ -124,6 +125,7 @@ class Receipt(_Frozen):
     parents: tuple[Parent, ...] = Field(default=(), max_length=10)
     safety: Safety
     marks: tuple[Layer, ...]
+    simulation: str | None = Field(default=None, max_length=200)
     made: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
     seconds: float = Field(ge=0)
     joules: float | None = Field(default=None, ge=0)

@@ -34,6 +34,7 @@ class Settings(Config):
         safety: weights of the safety checker: a folder, file or hub id; None: pictures are not checked, and say so.
         policy: a prompt policy's file; None: the one that comes with lienzo.
         tenant: whose pictures these are.
+        simulation: a language (ISO 639), in whose word a visible label is burnt into every picture; None: no label.
     """
 
     mark: Level = "full"
@@ -43,12 +44,14 @@ class Settings(Config):
     safety: str | None = None
     policy: str | None = None
     tenant: str = "local"
+    simulation: str | None = None
 
     def __post_init__(self) -> None:
-        if self.private and self.mark == "off":
-            raise ConfigError(
-                "private: got true with mark=off, which leaves no place for the commitment. Set mark to credentials, full or latent."
-            )
+        for name, set_ in (("private", self.private), ("simulation", self.simulation)):
+            if set_ and self.mark == "off":
+                raise ConfigError(
+                    f"{name}: got {set_!r} with mark=off, which leaves no place to say so. Set mark to credentials, full or latent."
+                )
 
     @classmethod
     def read(cls, **chosen: Any) -> Self:
