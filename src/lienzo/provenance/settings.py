@@ -7,7 +7,7 @@ else it is the default below. A file or a value that is not understood is an err
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 
@@ -17,6 +17,16 @@ from lienzo.provenance.keys import home
 
 Level = Literal["off", "credentials", "full", "latent"]
 LEVELS: Final[tuple[str, ...]] = get_args(Level)
+VARIABLES: Final = {
+    "mark": "LIENZO_MARK",
+    "private": "LIENZO_PRIVATE",
+    "log": "LIENZO_LOG",
+    "records": "LIENZO_RECORDS",
+    "safety": "LIENZO_SAFETY",
+    "policy": "LIENZO_POLICY",
+    "tenant": "LIENZO_TENANT",
+    "simulation": "LIENZO_SIMULATION",
+}
 TABLE: Final = "pictures"
 """Of config.toml."""
 
@@ -72,14 +82,13 @@ class Settings(Config):
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, Any]:
-    """LIENZO_MARK and so on; an empty one counts as not set."""
-    found: dict[str, Any] = {}
-    for name in (field.name for field in fields(Settings)):
-        value = variables.get(f"LIENZO_{name.upper()}", "")
-        if value:
-            found[name] = _truth(f"LIENZO_{name.upper()}", value) if name == "private" else value
-    if (mark := found.get("mark")) is not None and mark not in LEVELS:
-        raise ConfigError(f"LIENZO_MARK: got {mark[:40]!r}. {nearest(mark, LEVELS)}")
+    """What is set; an empty variable counts as not set."""
+    set_ = {name: (variable, variables[variable]) for name, variable in VARIABLES.items() if variables.get(variable)}
+    found: dict[str, Any] = {name: value for name, (_, value) in set_.items()}
+    if "mark" in found and found["mark"] not in LEVELS:
+        raise ConfigError(f"{VARIABLES['mark']}: got {found['mark'][:40]!r}. {nearest(found['mark'], LEVELS)}")
+    if "private" in found:
+        found["private"] = _truth(*set_["private"])
     return found
 
 
