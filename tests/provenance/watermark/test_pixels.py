@@ -9,10 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from provenance.watermark.pictures import extremes, jpeg, noisy, psnr, scaled, scenes, textures
 
 from lienzo.errors import ImageError
 from lienzo.provenance.watermark import MIN_SIDE, Found, can_carry, find, mark
+from provenance.watermark.pictures import extremes, jpeg, noisy, psnr, scaled, scenes, textures
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 RECORD = 0xBEEF_CAFE_0042
@@ -104,7 +104,7 @@ def test_pixels_do_not_depend_on_threads() -> None:
     marked = [mark(picture, 12345, KEY) for picture in [*scenes(3), *textures(1)]]
     here = hashlib.sha256(b"".join(picture.tobytes() for picture in marked)).hexdigest()
     for threads in ("1", "3"):
-        variables = {name: threads for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        variables = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         path = os.pathsep.join(["tests", ".", "src"])
         run = subprocess.run(
             [sys.executable, "-c", DIGEST],
