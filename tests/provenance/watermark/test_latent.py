@@ -66,7 +66,7 @@ def test_signs_hang_on_key_and_nonce() -> None:
 
 
 def test_recognised_among_others_though_mostly_lost() -> None:
-    noise, nonces = initial_noise(7, SHAPE, KEY, b"n" * 16), [bytes([i]) * 16 for i in range(200)]
+    noise, nonces = initial_noise(7, SHAPE, KEY, b"n" * 16), [bytes([i]) * 16 for i in range(100)]
     trace = 0.15 * noise + normal([generator(8)], SHAPE)
     found = recognise(trace, KEY, [*nonces, b"n" * 16])
     assert found is not None and found.nonce == b"n" * 16

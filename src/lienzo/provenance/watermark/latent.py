@@ -96,7 +96,7 @@ def find_latent(
 ) -> LatentFound | None:
     """Recognise which record's noise a picture started from.
 
-    Costs `STEPS` evaluations of the network, and for each record some microseconds. Of the embedded model's pictures
+    Costs `STEPS` evaluations of the network, and a hash for each record. Of the embedded model's pictures
     it finds none: of 128x128 pixels of plain colour, its autoencoder gives the noise's trace back too weakly.
 
     Args:
@@ -149,11 +149,11 @@ def invert(bundle: Bundle, latents: Tensor) -> Tensor:
 
     table = [sigma for sigma in schedule.sigmas if math.isfinite(sigma)]
     levels = [table[i] for i in np.linspace(0, len(table) - 1, STEPS + 1).round().astype(int)]
-    x = latents.to(weight.device) * math.sqrt(1 + levels[0] ** 2)
+    start = latents.to(weight.device) * math.sqrt(1 + levels[0] ** 2)
     denoise = denoiser(predict, schedule.prediction_type)
-    for step in first_order(denoise, x, tuple(pairwise(levels)), lambda: torch.zeros_like(x)):
-        x = step[0]
-    return (x / math.sqrt(1 + levels[-1] ** 2)).cpu()
+    # eta = 0 draws no noise
+    *_, (x, _, top) = first_order(denoise, start, tuple(pairwise(levels)), lambda: torch.zeros_like(start))
+    return (x / math.sqrt(1 + top**2)).cpu()
 
 
 def _signs(key: bytes, nonce: bytes, count: int) -> Tensor:
