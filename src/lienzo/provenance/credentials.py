@@ -22,14 +22,13 @@ import rfc8785
 from lienzo import __version__
 from lienzo.errors import CredentialsError
 from lienzo.provenance.certificates import Issuer
-from lienzo.provenance.files import kind_of_data
+from lienzo.provenance.files import Kind, kind_of_data
 from lienzo.provenance.timestamps import Authority, relay
 
 if TYPE_CHECKING:
     from c2pa import Context
 
 State = Literal["Trusted", "Valid", "Invalid", "absent"]
-Kind = Literal["PNG", "JPEG", "WEBP"]
 
 RECEIPT = "org.lienzo.receipt"
 BINDING = "c2pa.soft-binding"

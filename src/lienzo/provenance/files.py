@@ -5,12 +5,15 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from lienzo.errors import OutputError
 
-KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+Kind = Literal["PNG", "JPEG", "WEBP"]
+
+KINDS: Mapping[str, Kind] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Extension -> format."""
 
 IfExists = Literal["error", "overwrite", "number"]
@@ -26,7 +29,7 @@ _ADVICE = {
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: Path) -> Kind:
     """The format that a file name asks for: "PNG", "JPEG" or "WEBP".
 
     Raises:
@@ -49,7 +52,7 @@ def is_picture(path: str | Path) -> bool:
     return kind_of_data(start) is not None
 
 
-def kind_of_data(data: bytes) -> str | None:
+def kind_of_data(data: bytes) -> Kind | None:
     """The format of a picture's file, told by its first 12 bytes: "PNG", "JPEG", "WEBP", or None."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"

@@ -20,8 +20,9 @@ from lienzo.images import to_image
 from lienzo.pipeline.generate import Result
 from lienzo.pipeline.request import InputImage, Request
 from lienzo.provenance.certificates import anchors, issuer
-from lienzo.provenance.credentials import Kind, Parent, SoftBinding, add
+from lienzo.provenance.credentials import Parent, SoftBinding, add
 from lienzo.provenance.energy import Spent
+from lienzo.provenance.files import Kind
 from lienzo.provenance.keys import Keystore
 from lienzo.provenance.metadata import Embedding, Lora, Software, Weights, public_name
 from lienzo.provenance.perceptual import perceptual_hash

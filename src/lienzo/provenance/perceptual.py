@@ -37,7 +37,7 @@ def distance(one: str, other: str) -> int:
 def _cosines() -> npt.NDArray[np.float64]:
     """The first rows of the orthonormal DCT-II of 32 points: (8, 32)."""
     k, n = np.mgrid[0:_LOW, 0:_GRID]
-    rows = np.cos(math.pi * (2 * n + 1) * k / (2 * _GRID)) * math.sqrt(2 / _GRID)
+    rows: npt.NDArray[np.float64] = np.cos(math.pi * (2 * n + 1) * k / (2 * _GRID)) * math.sqrt(2 / _GRID)
     rows[0] /= math.sqrt(2)
     return rows
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from lienzo.models.bundle import Bundle
 from lienzo.pipeline.generate import Result
 from lienzo.pipeline.request import InputImage, Request
-from lienzo.provenance.files import IfExists, kind_of, place
+from lienzo.provenance.files import IfExists, Kind, kind_of, place
 from lienzo.provenance.marking import Marked
 from lienzo.provenance.metadata import Record, file_options
 
@@ -29,7 +29,7 @@ def save(result: Result, path: str | Path, *, if_exists: IfExists = "error", qua
     return place(encode(result, kind_of(path), quality=quality), path, if_exists=if_exists)
 
 
-def encode(result: Result, kind: str, *, quality: int = 95) -> bytes:
+def encode(result: Result, kind: Kind, *, quality: int = 95) -> bytes:
     """The bytes of a picture's file, with its record and, of a marked picture, its credentials.
 
     A private picture has no record: only what it was signed with.
@@ -39,7 +39,7 @@ def encode(result: Result, kind: str, *, quality: int = 95) -> bytes:
 
     Raises:
         OutputError: a request too long for a JPEG.
-        SigningError: the credentials could not be signed; no bare picture is given instead.
+        CredentialsError: they could not be added; no bare picture is given instead.
     """
     private = isinstance(result, Marked) and result.signed.receipt.private
     options = file_options(None if private else Record.of(result), kind, quality)

@@ -118,7 +118,8 @@ def _turned(luma: Array) -> Iterator[Array]:
 def _luma(image: Image.Image) -> Array:
     """(128, 128) in levels."""
     small = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-    return np.asarray(small, np.float64) @ _LUMA
+    luma: Array = np.asarray(small, np.float64) @ _LUMA
+    return luma
 
 
 def _resized(change: Array, size: tuple[int, int]) -> Array:
@@ -130,7 +131,8 @@ def _resized(change: Array, size: tuple[int, int]) -> Array:
 def _values(luma: Array) -> Array:
     """(127,): of each direction. Summed without BLAS, whose threads change the last bits."""
     blocks = luma.reshape(_BLOCKS, _BLOCK, _BLOCKS, _BLOCK)
-    return np.einsum("iajb,ijkab->ijk", blocks, _DIRECTIONS).ravel()[:BITS]
+    values: Array = np.einsum("iajb,ijkab->ijk", blocks, _DIRECTIONS)
+    return values.ravel()[:BITS]
 
 
 def _change(values: Array) -> Array:
@@ -138,13 +140,14 @@ def _change(values: Array) -> Array:
     whole = np.zeros(_BLOCKS * _BLOCKS * _EACH)
     whole[:BITS] = values
     each = whole.reshape(_BLOCKS, _BLOCKS, _EACH)
-    return np.einsum("ijk,ijkab->iajb", each, _DIRECTIONS).reshape(_SIDE, _SIDE)
+    change: Array = np.einsum("ijk,ijkab->iajb", each, _DIRECTIONS)
+    return change.reshape(_SIDE, _SIDE)
 
 
 def _cosines(size: int) -> Array:
     """The orthonormal DCT-II: (size, size), a row a frequency."""
     k, n = np.mgrid[0:size, 0:size]
-    rows = np.cos(math.pi * (2 * n + 1) * k / (2 * size)) * math.sqrt(2 / size)
+    rows: Array = np.cos(math.pi * (2 * n + 1) * k / (2 * size)) * math.sqrt(2 / size)
     rows[0] /= math.sqrt(2)
     return rows
 
