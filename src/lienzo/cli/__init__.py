@@ -12,6 +12,7 @@ import click
 from lienzo import __version__
 from lienzo.cli import signals
 from lienzo.cli.data import data
+from lienzo.cli.detect import detect
 from lienzo.cli.doctor import doctor
 from lienzo.cli.evaluate import evaluate
 from lienzo.cli.generate import as_options, generate
@@ -79,7 +80,7 @@ def lienzo() -> None:
     """
 
 
-for command in (generate, train, evaluate, inspect, convert, models, samplers, data, doctor):
+for command in (generate, train, evaluate, inspect, convert, models, samplers, data, detect, doctor):
     lienzo.add_command(command)
 
 
