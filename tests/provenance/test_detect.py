@@ -192,7 +192,7 @@ def test_auc_is_the_share_of_pairs_in_order() -> None:
 
 
 def test_too_few_pictures() -> None:
-    with pytest.raises(InputError, match="100 pictures of either kind at least.*got 99"):
+    with pytest.raises(InputError, match=r"100 pictures of either kind at least.*got 99"):
         fit(*clouds(np.random.default_rng(0), 99, 1.0), vae="0" * 64, about="clouds")
 
 
