@@ -34,7 +34,10 @@ def of(**rule: object) -> Policy:
 UPRIGHT = "abcdefghijklmnopqrstuvwxyz"
 STYLES = (0x1D400, 0x1D434, 0x1D468, 0x1D4D0, 0x1D504, 0x1D5A0, 0x1D670, 0xFF21)
 """Where alphabets of letters in another style begin: bold, italic, script, Fraktur, ..., full width."""
-IN_STYLE = {c: [chr(begin + (32 if begin == 0xFF21 else 26) + i) for begin in STYLES] for i, c in enumerate(UPRIGHT)}
+IN_STYLE = {
+    c: [s for begin in STYLES if (s := chr(begin + (32 if begin == 0xFF21 else 26) + i)).isalpha()]  # some are missing
+    for i, c in enumerate(UPRIGHT)
+}
 ALIKE: dict[str, list[str]] = {}
 for strange, latin in LOOKALIKES.items():
     ALIKE.setdefault(latin, []).append(strange)
@@ -120,7 +123,7 @@ def test_folding_is_stable_and_knows_where_everything_was(text: str, keep: bool)
 
 
 @settings(deadline=None, max_examples=50)
-@given(text=st.text(max_size=40))
+@given(text=st.text(st.characters(exclude_characters="\u0345"), max_size=40))  # a mark in lower case, a letter in upper
 def test_case_is_no_difference(text: str) -> None:
     # upper() writes some letters as two that casefold() joins otherwise, so only what comes back is compared
     if text.upper().casefold() == text.casefold():

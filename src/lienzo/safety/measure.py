@@ -40,7 +40,10 @@ class Rate:
     def of(cls, name: str, hits: int, n: int, about: str) -> "Rate":
         p, z = hits / n, Z**2 / n
         middle, half = (p + z / 2) / (1 + z), Z / (1 + z) * math.sqrt(p * (1 - p) / n + z / (4 * n))
-        return cls(name=name, value=p, low=max(0.0, middle - half), high=min(1.0, middle + half), n=n, about=about)
+        low, high = max(0.0, middle - half), min(1.0, middle + half)
+        return cls(
+            name=name, value=p, low=min(p, low), high=max(p, high), n=n, about=about
+        )  # p itself may be off by rounding
 
 
 def error_rates(found: Iterable[tuple[Tag, Outcome]]) -> tuple[Rate, ...]:
