@@ -22,6 +22,7 @@ from lienzo.provenance.keys import Keystore, home
 from lienzo.provenance.marking import Notary
 from lienzo.provenance.receipt import Checked, Safety
 from lienzo.provenance.settings import Level, Settings
+from lienzo.provenance.watermark.latent import latents_for
 from lienzo.safety import simulation
 from lienzo.weights import adapters, load
 from lienzo.weights.adapters import Adapter, Embedding
@@ -68,6 +69,8 @@ class House:
         batch = [requests] if isinstance(requests, Request) else list(requests)
         tenant = self.settings.tenant
         admitted = [safety.require(safety.check_prompt(request, self.policy, tenant)) for request in batch]
+        if self.settings.mark == "latent" and latents is None:
+            latents = latents_for(bundle, batch, self.notary.keys.secret("watermark"))
         meter = Meter()
         results = yield from generate(bundle, batch, generators=generators, latents=latents)
         spent = meter.spent().share(of=max(len(results), 1))

@@ -240,6 +240,17 @@ def test_a_check_that_fails_returns_no_picture(marked_pipeline: Pipeline, home: 
     assert not (home / "log.db").exists()
 
 
+def test_a_mark_in_the_initial_noise_is_another_picture_that_comes_again(
+    marked_pipeline: Pipeline, tmp_path: Path
+) -> None:
+    pipeline = Pipeline(marked_pipeline.bundle, Settings.read(mark="latent"))
+    result = make(pipeline, tmp_path / "a.png")
+    assert result.signed.receipt.marks == ("credentials", "watermark", "log", "latent")
+    assert not result.pixels.equal(make(marked_pipeline, tmp_path / "b.png").pixels)
+    code, found = states(tmp_path / "a.png", "--regenerate")
+    assert (code, found["regeneration"]) == (0, "holds")
+
+
 def test_private_needs_a_mark() -> None:
     with pytest.raises(ConfigError, match="private"):
         Settings(mark="off", private=True)

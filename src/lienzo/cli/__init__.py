@@ -12,6 +12,7 @@ import click
 from lienzo import __version__
 from lienzo.cli import signals
 from lienzo.cli.data import data
+from lienzo.cli.detect import detect
 from lienzo.cli.doctor import doctor
 from lienzo.cli.evaluate import evaluate
 from lienzo.cli.generate import as_options, generate
@@ -89,7 +90,7 @@ def lienzo() -> None:
 
 
 for command in (
-    generate, verify, train, evaluate, transparency, inspect, convert, models, samplers, data, log, keys, prompts, policy, doctor,
+    generate, verify, detect, train, evaluate, transparency, inspect, convert, models, samplers, data, log, keys, prompts, policy, doctor,
 ):  # fmt: skip
     lienzo.add_command(command)
 

@@ -133,12 +133,14 @@ def _maker(
     """Makes the picture again, from the request that it carries, that was revealed, or that is kept here."""
 
     def again(signed: "SignedReceipt") -> str:
-        from lienzo.errors import LienzoError, MetadataError
-        from lienzo.pipeline.request import Request
+        from lienzo.errors import MetadataError
+        from lienzo.pipeline.generate import finished, generate
+        from lienzo.pipeline.request import InputImage, Request
         from lienzo.provenance.metadata import read
         from lienzo.provenance.prompts import PromptStore
         from lienzo.provenance.settings import Settings
-        from lienzo.studio import Pipeline
+        from lienzo.provenance.watermark.latent import latents_for
+        from lienzo.weights import load
 
         receipt, asked = signed.receipt, request
         if asked is None and not receipt.private:
@@ -150,17 +152,14 @@ def _maker(
             asked = Request.from_json(PromptStore(Settings.read().place("records")).get(receipt.id).request)
         if receipt.adapters or receipt.embeddings:
             raise InputError("it was made with adapters; use `lienzo generate --from` with their files.")
-        pipeline = Pipeline.load(model, dtype=receipt.dtype, mark="off", private=False)
-        if pipeline.bundle.digest != receipt.weights.digest:
+        bundle = load(model, dtype=receipt.dtype)
+        if bundle.digest != receipt.weights.digest:
             raise InputError(
                 f"it was made with {receipt.weights.name}, weights {receipt.weights.digest[:16]}; name that model (--model)."
             )
-        from lienzo.pipeline.request import InputImage
-
         note("Making the picture again ...")
-        try:
-            return InputImage.of(pipeline(asked).image).sha256
-        except LienzoError as error:
-            raise InputError(f"{error}") from None
+        latents = latents_for(bundle, asked, store.secret("watermark")) if "latent" in receipt.marks else None
+        (result,) = finished(generate(bundle, asked, latents=latents))
+        return InputImage.of(result.image).sha256
 
     return again
