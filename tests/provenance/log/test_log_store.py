@@ -1,6 +1,8 @@
 """The log in SQLite and in PostgreSQL: what is acknowledged stays, and what is changed is found."""
 
+import functools
 import json
+import operator
 import subprocess
 import sys
 import threading
@@ -119,7 +121,7 @@ def test_threads_share_it(opened: Log) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         indices = list(pool.map(work, range(6)))
-    assert sorted(sum(indices, [])) == list(range(48))
+    assert sorted(functools.reduce(operator.iadd, indices, [])) == list(range(48))
     assert all(given == sorted(given) for given in indices)
     assert opened.check().state == "proved"
 
@@ -129,7 +131,7 @@ def test_processes_append_at_once(place: str) -> None:
     count = 25
     running = [start("together", place, who, count) for who in range(4)]
     indices = [json.loads(finished(process)) for process in running]
-    assert sorted(sum(indices, [])) == list(range(4 * count))
+    assert sorted(functools.reduce(operator.iadd, indices, [])) == list(range(4 * count))
     with Log.open(place, signer=None, keys=[SIGNER.public]) as log:
         for who, given in enumerate(indices):
             assert given == sorted(given)
@@ -505,12 +507,16 @@ def test_a_server_out_of_reach_is_said_without_the_password() -> None:
     assert "secret" not in str(caught.value)
 
 
+def filled_up(log: Log) -> None:
+    for _ in range(20):
+        log.append(bytes(MAX_ENTRY), "00")
+
+
 def test_a_full_disk_adds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Log.open(tmp_path / "log.db", signer=SIGNER) as log:
         filled(log, 0, 3)
         with log._engine.connect() as connection:
             connection.execution_options(write=False).exec_driver_sql("PRAGMA max_page_count = 1")
         with pytest.raises(LogError, match=r"full\. Nothing was added"):
-            for _ in range(20):
-                log.append(bytes(MAX_ENTRY), "00")
+            filled_up(log)
         assert log.check().state == "proved"
