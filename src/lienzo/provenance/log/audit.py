@@ -111,7 +111,7 @@ class Replay:
         self._expect(what, checkpoint)
         return checkpoint
 
-    def add(self, leaf: bytes, stored: Sequence[bytes] | None = None) -> None:
+    def add(self, leaf: bytes | None, stored: Sequence[bytes] | None = None) -> None:
         """The next entry.
 
         Args:
@@ -123,7 +123,7 @@ class Replay:
             self.problem(
                 f"entry {index:,}: its tree hashes are those of another place; it was moved, or they were changed"
             )
-            stored = None
+            leaf = stored = None  # what belongs there is not known
         level = 0
         while True:
             left = None if level == 0 else self._peaks.pop()

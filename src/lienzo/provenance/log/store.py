@@ -231,13 +231,14 @@ class Log:
         Raises:
             InputError: no such index.
         """
-        with self._transaction() as connection:
-            return self._entry(connection, index).entry
+        with self._reading() as (connection, head):
+            return self._entry(connection, head, index).entry
 
     def find(self, key: str) -> list[tuple[int, bytes]]:
         """(index, entry) of all entries under a key, in their order; `proof` shows that they are what was logged."""
-        query = sa.select(ENTRIES.c.position, ENTRIES.c.entry).where(ENTRIES.c.key == key).order_by(ENTRIES.c.position)
-        with self._transaction() as connection:
+        with self._reading() as (connection, head):
+            signed = sa.and_(ENTRIES.c.key == key, ENTRIES.c.position.between(0, head.checkpoint.size - 1))
+            query = sa.select(ENTRIES.c.position, ENTRIES.c.entry).where(signed).order_by(ENTRIES.c.position)
             return [(position, bytes(entry)) for position, entry in connection.execute(query)]
 
     def proof(self, index: int) -> LogProof:
@@ -248,8 +249,8 @@ class Log:
             ProofError: the log was changed: what lies there is not what was signed.
         """
         with self._reading() as (connection, head):
-            row, size = self._entry(connection, index), head.checkpoint.size
-            hashes = self._hashes(connection, merkle.inclusion_path(index, size)) if index < size else ()
+            row, size = self._entry(connection, head, index), head.checkpoint.size
+            hashes = self._hashes(connection, merkle.inclusion_path(index, size))
         if not merkle.verify_inclusion(leaf_of(row.key, row.entry), index, size, hashes, head.checkpoint.root):
             raise ProofError(
                 f"{self.where}: entry {index:,} or the tree above it is not what was signed. `lienzo log check` tells more."
@@ -316,6 +317,9 @@ class Log:
                     replay.problem(f"the checkpoint of {checkpoint.size:,} entries is kept as one of {number:,}")
             size = None if head is None else head.size
             for row in snapshot.rows:
+                if row.index < replay.size:
+                    replay.problem(f"entry {row.index:,}: lies before the first; it was put there")
+                    continue
                 if size is not None and row.index >= size:
                     replay.problem(
                         f"entry {row.index:,}: lies beyond the {size:,} that are signed for; it was put there"
@@ -411,10 +415,16 @@ class Log:
             if self._seen is None or self._seen.checkpoint.size <= head.checkpoint.size:
                 self._seen = head
 
-    def _entry(self, connection: sa.Connection, index: int) -> Row:
+    def _entry(self, connection: sa.Connection, head: _Head, index: int) -> Row:
+        if not 0 <= index < head.checkpoint.size:
+            raise InputError(
+                f"got the index {index:,}, which is not in the log; it has {head.checkpoint.size:,} entries."
+            )
         row = connection.execute(sa.select(ENTRIES).where(ENTRIES.c.position == index)).one_or_none()
         if row is None:
-            raise InputError(f"got the index {index:,}, which is not in the log.")
+            raise ProofError(
+                f"{self.where}: entry {index:,} is missing; the log was changed. `lienzo log check` tells more."
+            )
         return Row(row.position, row.key, bytes(row.entry), bytes(row.hashes))
 
     def _hashes(self, connection: sa.Connection, path: Sequence[merkle.Part]) -> list[bytes]:
@@ -432,7 +442,7 @@ class Log:
         return [merkle.joined([of(*part) for part in parts]) for parts in complete]
 
     def _rows(self, connection: sa.Connection) -> Iterator[Row]:
-        after = -1
+        after = -(1 << 63)
         while True:
             query = sa.select(ENTRIES).where(ENTRIES.c.position > after).order_by(ENTRIES.c.position).limit(PAGE)
             rows = connection.execute(query).all()
