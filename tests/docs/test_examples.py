@@ -15,7 +15,7 @@ from pages import ALL, WRITTEN, Block, blocks, title
 import lienzo.cli
 
 LANGUAGES = {"python", "console", "text", "json", "pycon"}
-NOT_RUN = 7
+NOT_RUN = 8
 CHECKER = doctest.OutputChecker()
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

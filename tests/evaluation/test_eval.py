@@ -152,9 +152,9 @@ def test_pictures_that_are_there_are_not_made_again(
 
     real_make = lienzo.gallery.make
 
-    def counted(bundle: Any, requests: list[Request]) -> Any:
+    def counted(bundle: Any, requests: list[Request], **options: Any) -> Any:
         made.extend(requests)
-        return real_make(bundle, requests)
+        return real_make(bundle, requests, **options)
 
     monkeypatch.setattr(lienzo.gallery, "make", counted)
     words = ["--prompts", inputs / "prompts.txt", "--steps", 2, "--seeds", 2, "--resamples", 20, "--out", out]

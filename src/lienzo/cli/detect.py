@@ -30,7 +30,7 @@ how the model's VAE sees the picture, measured on the kinds of pictures that its
 came from lienzo with its record is better asked with `lienzo inspect`.
 
 \b
-A model needs a calibration; the embedded one has one. To make it:
+A model needs a calibration first, without which every verdict is "inconclusive". To make it:
   lienzo detect --calibrate mine.json --model MODEL --real FOLDER --prompts FILE
 and then:
   lienzo detect PICTURE --model MODEL --calibration mine.json

@@ -188,8 +188,8 @@ def vae_digest(bundle: Bundle) -> str:
 
 def shipped_calibration(bundle: Bundle) -> Calibration | None:
     """The calibration that the package carries for this VAE, if it has one."""
-    digest = vae_digest(bundle)
-    for entry in sorted((files("lienzo") / "assets" / "detect").iterdir(), key=lambda entry: entry.name):
+    digest, folder = vae_digest(bundle), files("lienzo") / "assets" / "detect"
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name) if folder.is_dir() else ():
         if entry.name.endswith(".json"):
             found = Calibration.from_json(entry.read_bytes())
             if found.vae == digest:

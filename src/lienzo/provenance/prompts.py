@@ -10,6 +10,7 @@ import binascii
 import functools
 import os
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1
 """Version of the tables below; it is bound into every cell."""
 
-_TRIES = 5  # at keys that another process changes at the same moment
+_TRIES = 10  # at keys that another process changes at the same moment
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ class PromptStore:
             except KeystoreError:
                 if attempt == _TRIES:
                     raise
-                continue  # perhaps another process changed keys since the row was read
+                time.sleep(0.01 * attempt)  # perhaps another process changed keys since the row was read
+                continue
             cells = {name: data_key.open(_blob(row[name]), place, name) for name in ("request", "salt")}
             return Kept(place.record, place.tenant, **cells)
         raise AssertionError("not reached")
