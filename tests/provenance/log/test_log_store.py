@@ -465,8 +465,7 @@ def test_sqlite_flushes_every_commit(tmp_path: Path) -> None:
 
 
 def test_postgresql_flushes_every_commit(postgresql: Callable[[str], str]) -> None:
-    place = postgresql("hasty")
-    tamper(place, "ALTER DATABASE hasty SET synchronous_commit = off")
+    place = postgresql("hasty") + "%20-csynchronous_commit%3Doff"
     assert rows(place, "SHOW synchronous_commit") == [("off",)]
     with Log.open(place, signer=SIGNER) as log, log._engine.connect() as connection:
         assert connection.execution_options(write=False).exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
