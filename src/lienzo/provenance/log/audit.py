@@ -127,7 +127,9 @@ class Replay:
         level = 0
         while True:
             left = None if level == 0 else self._peaks.pop()
-            computed = leaf if level == 0 else node_hash(left, below) if left and below else None
+            computed = (
+                leaf if level == 0 else node_hash(left, below) if left is not None and below is not None else None
+            )
             if stored and computed not in (None, stored[level]):
                 start = index + 1 - (1 << level)
                 self.problem(
