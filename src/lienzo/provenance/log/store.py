@@ -220,8 +220,9 @@ class Log:
             hashes = frontier.add(leaf)
             checkpoint = Checkpoint(self.origin, frontier.size, frontier.root)
             new = _Head(checkpoint.sign(self._signer), checkpoint, tuple(frontier.peaks))
-            connection.execute(ENTRIES.insert().values(position=index, key=key, entry=entry, hashes=b"".join(hashes)))
-            connection.execute(HEAD.update().values(note=new.note, peaks=b"".join(new.peaks)))
+            row = {"position": index, "key": key, "entry": entry, "hashes": b"".join(hashes)}
+            connection.execute(ENTRIES.insert(), row)
+            connection.execute(HEAD.update(), {"note": new.note, "peaks": b"".join(new.peaks)})
         self._see(new)
         return index
 
@@ -471,7 +472,8 @@ class Log:
         with self._transaction(write=True) as connection:
             self._row(connection)
             connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.size == size))
-            connection.execute(CHECKPOINTS.insert().values(size=size, note=kept.note, timestamp=kept.timestamp))
+            row = {"size": size, "note": kept.note, "timestamp": kept.timestamp}
+            connection.execute(CHECKPOINTS.insert(), row)
 
     def _create(self, signer: "Signer", origin: str) -> None:
         """Tables, and a signed head of no entries, unless they are there."""
@@ -482,7 +484,7 @@ class Log:
                 return
             _TABLES.create_all(connection)
             note = Checkpoint(origin, 0, merkle.EMPTY).sign(signer)
-            connection.execute(HEAD.insert().values(format=FORMAT, note=note, peaks=b""))
+            connection.execute(HEAD.insert(), {"format": FORMAT, "note": note, "peaks": b""})
 
 
 # --- the databases ----------------------------------------------------------------------------------------------------
