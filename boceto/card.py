@@ -233,7 +233,7 @@ def parameters(part: Path) -> int:
     """Number of weights in a component's folder."""
     [file] = part.glob("*.safetensors")
     with safe_open(file, "pt") as weights:
-        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 (it is no dict)
+        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]
     return sum(map(math.prod, shapes))
 
 
@@ -241,7 +241,7 @@ def dtype(part: Path) -> str:
     """What the weights in a component's folder are stored as."""
     [file] = part.glob("*.safetensors")
     with safe_open(file, "pt") as weights:
-        kinds = {str(weights.get_slice(name).get_dtype()) for name in weights.keys()}  # noqa: SIM118
+        kinds = {str(weights.get_slice(name).get_dtype()) for name in weights.keys()}
     return ", ".join(sorted({"F16": "fp16", "F32": "fp32", "BF16": "bf16"}.get(kind, kind) for kind in kinds))
 
 

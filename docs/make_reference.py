@@ -32,6 +32,13 @@ MODULES = (
     "lienzo.pipeline.request",
     "lienzo.pipeline.generate",
     "lienzo.provenance.metadata",
+    "lienzo.provenance.log",
+    "lienzo.provenance.log.merkle",
+    "lienzo.provenance.log.checkpoint",
+    "lienzo.provenance.log.proofs",
+    "lienzo.provenance.log.store",
+    "lienzo.provenance.log.audit",
+    "lienzo.provenance.log.export",
     "lienzo.diffusion.schedule",
     "lienzo.diffusion.grids",
     "lienzo.diffusion.prediction",
@@ -369,7 +376,8 @@ def error_classes() -> list[type[errors.LienzoError]]:
 
 
 def error_row(error: type[errors.LienzoError]) -> str:
-    code = 1 if issubclass(error, errors.NonFiniteError) else 2
+    codes = {errors.NonFiniteError: 1, errors.UnknownKeyError: 1, errors.ProofError: 3}
+    code = codes.get(error, 2)
     return f"| `{error.__name__}` | {code} | {(error.__doc__ or '').splitlines()[0]} |"
 
 
