@@ -32,7 +32,6 @@ MODULES = (
     "lienzo.pipeline.request",
     "lienzo.pipeline.generate",
     "lienzo.provenance.metadata",
-    "lienzo.provenance.log",
     "lienzo.provenance.log.merkle",
     "lienzo.provenance.log.checkpoint",
     "lienzo.provenance.log.proofs",
