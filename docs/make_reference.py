@@ -46,6 +46,12 @@ MODULES = (
     "lienzo.safety.simulation",
     "lienzo.safety.folding",
     "lienzo.safety.measure",
+    "lienzo.provenance.log.merkle",
+    "lienzo.provenance.log.checkpoint",
+    "lienzo.provenance.log.proofs",
+    "lienzo.provenance.log.store",
+    "lienzo.provenance.log.audit",
+    "lienzo.provenance.log.export",
     "lienzo.diffusion.schedule",
     "lienzo.diffusion.grids",
     "lienzo.diffusion.prediction",
@@ -386,7 +392,8 @@ def error_classes() -> list[type[errors.LienzoError]]:
 
 
 def error_row(error: type[errors.LienzoError]) -> str:
-    code = 1 if issubclass(error, errors.NonFiniteError) else 2
+    codes = {errors.NonFiniteError: 1, errors.UnknownKeyError: 1, errors.ProofError: 3}
+    code = codes.get(error, 2)
     return f"| `{error.__name__}` | {code} | {(error.__doc__ or '').splitlines()[0]} |"
 
 

@@ -2,12 +2,15 @@
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
+import psycopg.sql
 import pytest
 from signing import Fixed
 
@@ -18,7 +21,7 @@ PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Callable[[str], str]]:
-    """Makes a database of a name and tells its URL."""
+    """Makes a schema, which is as good as a database of its own and made faster, and tells its URL."""
     if PROGRAMS is None or not (PROGRAMS / "initdb").exists():
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     root = os.geteuid() == 0  # the server refuses to be run by root
@@ -43,11 +46,12 @@ def postgresql() -> Iterator[Callable[[str], str]]:
         run("pg_ctl", "start", "--wait", "-D", data, "-o", options, "-l", str(folder / "server.log"))
         try:
 
-            def database(name: str) -> str:
-                run("createdb", "--host", str(folder), "--username=postgres", name)
-                return f"postgresql://postgres@/{name}?host={folder}"
+            def schema(name: str) -> str:
+                with psycopg.connect(host=str(folder), user="postgres", autocommit=True) as connection:
+                    connection.execute(psycopg.sql.SQL("CREATE SCHEMA {}").format(psycopg.sql.Identifier(name)))
+                return f"postgresql://postgres@/postgres?host={folder}&options=-csearch_path%3D{name}"
 
-            yield database
+            yield schema
         finally:
             run("pg_ctl", "stop", "--mode=immediate", "-D", data)
     finally:
@@ -59,8 +63,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a new log can be made: in either database."""
     if request.param == "sqlite":
         return str(tmp_path / "log.db")
-    database: Callable[[str], str] = request.getfixturevalue("postgresql")
-    return database(tmp_path.name.replace("-", "_").lower())
+    schema: Callable[[str], str] = request.getfixturevalue("postgresql")
+    return schema(re.sub(r"\W", "_", tmp_path.name).lower())
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ class Audit:
         origin: the log's name.
         size: its entries.
         root: of the tree over them, base64; None where it could not be computed.
-        checkpoints: signed ones that the entries agree with, the last one and those held elsewhere included.
-        held: how many of those somebody held outside of the log.
+        checkpoints: sizes of which there is a signed one that the entries agree with.
+        held: checkpoints held outside of the log that they agree with.
         problems: what was changed, each named; empty where nothing was.
         unproved: what could not be told, and why.
         notes: what was left out.
@@ -127,7 +127,9 @@ class Replay:
         level = 0
         while True:
             left = None if level == 0 else self._peaks.pop()
-            computed = leaf if level == 0 else node_hash(left, below) if left and below else None
+            computed = (
+                leaf if level == 0 else node_hash(left, below) if left is not None and below is not None else None
+            )
             if stored and computed not in (None, stored[level]):
                 start = index + 1 - (1 << level)
                 self.problem(
@@ -177,7 +179,7 @@ class Replay:
             origin=self.origin,
             size=self.size,
             root=None if root is None else encode64(root),
-            checkpoints=len(self._agreed),
+            checkpoints=len({size for _, size in self._agreed}),
             held=sum(what == "held elsewhere" for what, _ in self._agreed),
             problems=tuple(self.problems),
             unproved=tuple(self.unproved),

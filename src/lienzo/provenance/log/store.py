@@ -162,7 +162,7 @@ class Log:
             if signer is not None:
                 log._create(signer, origin or f"lienzo/{signer.public.id[:16]}")
             with log._transaction() as connection:
-                log.origin = origin or log._row(connection).note.partition("\n")[0]
+                log.origin = origin or _origin(log._row(connection)[0])
                 known = [*([] if signer is None else [signer.public]), *keys]
                 log.keys = tuple(NoteKey.of(key, log.origin) for key in known)
                 log._see(log._head(connection, None))
@@ -220,8 +220,9 @@ class Log:
             hashes = frontier.add(leaf)
             checkpoint = Checkpoint(self.origin, frontier.size, frontier.root)
             new = _Head(checkpoint.sign(self._signer), checkpoint, tuple(frontier.peaks))
-            connection.execute(ENTRIES.insert().values(position=index, key=key, entry=entry, hashes=b"".join(hashes)))
-            connection.execute(HEAD.update().values(note=new.note, peaks=b"".join(new.peaks)))
+            row = {"position": index, "key": key, "entry": entry, "hashes": b"".join(hashes)}
+            connection.execute(ENTRIES.insert(), row)
+            connection.execute(HEAD.update(), {"note": new.note, "peaks": b"".join(new.peaks)})
         self._see(new)
         return index
 
@@ -239,7 +240,7 @@ class Log:
         with self._reading() as (connection, head):
             signed = sa.and_(ENTRIES.c.key == key, ENTRIES.c.position.between(0, head.checkpoint.size - 1))
             query = sa.select(ENTRIES.c.position, ENTRIES.c.entry).where(signed).order_by(ENTRIES.c.position)
-            return [(position, bytes(entry)) for position, entry in connection.execute(query)]
+            return [(position, _blob(entry)) for position, entry in connection.execute(query)]
 
     def proof(self, index: int) -> LogProof:
         """That an entry is in the log as it is now; see `verify_proof`.
@@ -251,7 +252,7 @@ class Log:
         with self._reading() as (connection, head):
             row, size = self._entry(connection, head, index), head.checkpoint.size
             hashes = self._hashes(connection, merkle.inclusion_path(index, size))
-        if not merkle.verify_inclusion(leaf_of(row.key, row.entry), index, size, hashes, head.checkpoint.root):
+        if not merkle.verify_inclusion(_leaf(row), index, size, hashes, head.checkpoint.root):
             raise ProofError(
                 f"{self.where}: entry {index:,} or the tree above it is not what was signed. `lienzo log check` tells more."
             )
@@ -328,15 +329,13 @@ class Log:
                 if row.index != replay.size:
                     replay.problem(f"{_span(replay.size, row.index)}: missing")
                     replay.skip(row.index)
-                try:
-                    leaf = leaf_of(row.key, row.entry)
-                except InputError:  # a key or entry that `append` would not have taken
-                    leaf = b""
-                replay.add(leaf, _cut(row.hashes))
+                replay.add(_leaf(row), _cut(row.hashes))
             if size is not None and replay.size < size:
                 replay.problem(f"{_span(replay.size, size)}: missing")
                 replay.skip(size)
-            return replay.finish()
+        for damage in self._damage():
+            replay.problem(f"the database's file: {damage}")
+        return replay.finish()
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
@@ -347,8 +346,16 @@ class Log:
         """
         with self._transaction() as connection:
             rows = connection.execute(sa.select(CHECKPOINTS).order_by(CHECKPOINTS.c.size))
-            kept = {size: SignedCheckpoint(note, _optional(stamp)) for size, note, stamp in rows}
-            yield Snapshot(self._row(connection).note, kept, self._rows(connection))
+            kept = {size: SignedCheckpoint(_text(note), _stamp(stamp)) for size, note, stamp in rows}
+            yield Snapshot(self._row(connection)[0], kept, self._rows(connection))
+
+    def _damage(self) -> list[str]:
+        """What SQLite finds wrong with its file: an index that does not lead to all entries, for example."""
+        if self._engine.dialect.name != "sqlite":
+            return []
+        with self._transaction() as connection:
+            told = connection.exec_driver_sql("PRAGMA integrity_check(10)").scalars().all()
+        return [] if told == ["ok"] else [str(line) for line in told]
 
     # --- inside a transaction -----------------------------------------------------------------------------------------
 
@@ -368,6 +375,10 @@ class Log:
                 "The log was changed; `lienzo log check` tells more."
             ) from None
         except SQLAlchemyError as error:
+            if "malformed" in str(error):  # SQLite's word for a damaged file
+                raise ProofError(
+                    f"{self.where}: the database's file is damaged, or was changed with other tools."
+                ) from None
             raise LogError(f"{self.where}: {_reason(error)}") from None
 
     @contextlib.contextmanager
@@ -378,8 +389,8 @@ class Log:
             yield connection, head
         self._see(head)
 
-    def _row(self, connection: sa.Connection) -> Any:
-        """The head's row; before a change, PostgreSQL locks it until the change is done. SQLite has locked all already."""
+    def _row(self, connection: sa.Connection) -> tuple[str, bytes]:
+        """Note and peaks of the head; before a change, PostgreSQL locks it until the change is done. SQLite has locked all already."""
         query = sa.select(HEAD)
         rows = connection.execute(
             query.with_for_update() if connection.get_execution_options()["write"] else query
@@ -388,15 +399,15 @@ class Log:
             raise ProofError(f"{self.where}: has {len(rows)} heads instead of one; it was changed.")
         if rows[0].format != FORMAT:
             raise LogError(f"{self.where}: got format {rows[0].format}, this lienzo reads {FORMAT}. Update lienzo.")
-        return rows[0]
+        return _text(rows[0].note), _blob(rows[0].peaks)
 
     def _head(self, connection: sa.Connection, seen: _Head | None) -> _Head:
         """The newest checkpoint, proved to be signed, to be of the frontier beside it, and to go on from what was seen."""
-        row = self._row(connection)
-        if seen is not None and row.note == seen.note and row.peaks == b"".join(seen.peaks):
+        note, joined = self._row(connection)
+        if seen is not None and note == seen.note and joined == b"".join(seen.peaks):
             return seen
-        checkpoint = open_checkpoint(row.note, self.keys, self.origin)
-        peaks = _cut(row.peaks)
+        checkpoint = open_checkpoint(note, self.keys, self.origin)
+        peaks = _cut(joined)
         if len(peaks) != checkpoint.size.bit_count() or merkle.joined(peaks) != checkpoint.root:
             raise ProofError(f"{self.where}: the tree's frontier is not the signed one; it was changed.")
         if seen is not None:
@@ -408,7 +419,7 @@ class Log:
                 raise ProofError(
                     f"{self.where}: does not go on from the {old.size:,} entries that it had; it was replaced."
                 )
-        return _Head(row.note, checkpoint, tuple(peaks))
+        return _Head(note, checkpoint, tuple(peaks))
 
     def _see(self, head: _Head) -> None:
         with self._seeing:
@@ -425,14 +436,14 @@ class Log:
             raise ProofError(
                 f"{self.where}: entry {index:,} is missing; the log was changed. `lienzo log check` tells more."
             )
-        return Row(row.position, row.key, bytes(row.entry), bytes(row.hashes))
+        return Row(row.position, _text(row.key), _blob(row.entry), _blob(row.hashes))
 
     def _hashes(self, connection: sa.Connection, path: Sequence[merkle.Part]) -> list[bytes]:
         """The hash of each part of the tree, from the stored ones of the complete parts in it."""
         complete = [list(merkle.complete_parts(part)) for part in path]
         last = sorted({end - 1 for parts in complete for _, end in parts})
         query = sa.select(ENTRIES.c.position, ENTRIES.c.hashes).where(ENTRIES.c.position.in_(last))
-        stored = {position: _cut(hashes) for position, hashes in connection.execute(query)} if last else {}
+        stored = {position: _cut(_blob(hashes)) for position, hashes in connection.execute(query)} if last else {}
 
         def of(start: int, end: int) -> bytes:
             level = (end - start).bit_length() - 1
@@ -446,14 +457,14 @@ class Log:
         while True:
             query = sa.select(ENTRIES).where(ENTRIES.c.position > after).order_by(ENTRIES.c.position).limit(PAGE)
             rows = connection.execute(query).all()
-            yield from (Row(row.position, row.key, bytes(row.entry), bytes(row.hashes)) for row in rows)
+            yield from (Row(row.position, _text(row.key), _blob(row.entry), _blob(row.hashes)) for row in rows)
             if len(rows) < PAGE:
                 return
             after = rows[-1].position
 
     def _kept(self, connection: sa.Connection, size: int) -> SignedCheckpoint | None:
         row = connection.execute(sa.select(CHECKPOINTS).where(CHECKPOINTS.c.size == size)).one_or_none()
-        return None if row is None else SignedCheckpoint(row.note, _optional(row.timestamp))
+        return None if row is None else SignedCheckpoint(_text(row.note), _stamp(row.timestamp))
 
     def _keep(self, size: int, kept: SignedCheckpoint) -> None:
         if self._signer is None:  # only reads
@@ -461,7 +472,8 @@ class Log:
         with self._transaction(write=True) as connection:
             self._row(connection)
             connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.size == size))
-            connection.execute(CHECKPOINTS.insert().values(size=size, note=kept.note, timestamp=kept.timestamp))
+            row = {"size": size, "note": kept.note, "timestamp": kept.timestamp}
+            connection.execute(CHECKPOINTS.insert(), row)
 
     def _create(self, signer: "Signer", origin: str) -> None:
         """Tables, and a signed head of no entries, unless they are there."""
@@ -472,7 +484,7 @@ class Log:
                 return
             _TABLES.create_all(connection)
             note = Checkpoint(origin, 0, merkle.EMPTY).sign(signer)
-            connection.execute(HEAD.insert().values(format=FORMAT, note=note, peaks=b""))
+            connection.execute(HEAD.insert(), {"format": FORMAT, "note": note, "peaks": b""})
 
 
 # --- the databases ----------------------------------------------------------------------------------------------------
@@ -508,6 +520,7 @@ def _sqlite(path: Path, *, create: bool) -> sa.Engine:
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(address, uri=True, timeout=WAIT, isolation_level=None, check_same_thread=False)
+        connection.text_factory = lambda data: data.decode(errors="replace")  # what is no text is not what was logged
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # WAL with NORMAL may lose what was acknowledged
         return connection
@@ -525,7 +538,7 @@ def _postgresql(url: sa.URL) -> sa.Engine:
     try:
         engine = sa.create_engine(url.set(drivername="postgresql+psycopg"))
     except ModuleNotFoundError:
-        raise MissingExtraError('A log in PostgreSQL needs psycopg. Run: pip install "lienzo[postgresql]"') from None
+        raise MissingExtraError('A log in PostgreSQL needs psycopg. Run: pip install "lienzo[postgres]"') from None
 
     @sa.event.listens_for(engine, "connect")
     def durable(connection: Any, _: object) -> None:
@@ -549,13 +562,37 @@ def _reason(error: SQLAlchemyError) -> str:
     return f"{text}. Nothing was added."
 
 
+def _origin(note: str) -> str:
+    try:
+        return check_name(note.partition("\n")[0])
+    except InputError:
+        raise ProofError("what the log signed last is no checkpoint; it was changed.") from None
+
+
+def _leaf(row: Row) -> bytes:
+    """The leaf's hash; that of nothing where `append` would not have taken what lies there."""
+    try:
+        return leaf_of(row.key, row.entry)
+    except InputError:
+        return b""
+
+
 def _cut(hashes: bytes) -> list[bytes]:
     """Hashes that lie one behind the other."""
     return [hashes[i : i + merkle.HASH_BYTES] for i in range(0, len(hashes), merkle.HASH_BYTES)]
 
 
-def _optional(value: bytes | None) -> bytes | None:
-    return None if value is None else bytes(value)
+def _blob(value: object) -> bytes:
+    """A column's bytes. SQLite keeps anything in any column; what is no bytes was not put there by `append`."""
+    return bytes(value) if isinstance(value, bytes | memoryview) else b""
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _stamp(value: object) -> bytes | None:
+    return None if value is None else _blob(value)
 
 
 def _span(start: int, end: int) -> str:
