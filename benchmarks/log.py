@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from lienzo.provenance.keys import LocalSigner
-
 from lienzo.provenance.log import Checkpoint, Log, verify_export, write_export
 from lienzo.provenance.log.merkle import Frontier
 from lienzo.provenance.log.proofs import leaf_of

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from lienzo.provenance.keys import Keystore
 
 from lienzo.cli import lienzo
+from lienzo.provenance.keys import Keystore
 from lienzo.provenance.log import Log, NoteKey
 
 Run = Callable[..., Result]

@@ -175,13 +175,11 @@ def test_only_the_kept_checkpoints_may_be_left_out(data: bytes, verified: Callab
 def test_no_mutated_export_is_accepted(data: bytes, verified: Callable[..., Audit], count: int) -> None:
     """So many changed bits, and so many cuts, insertions and moved lines."""
     rng = random.Random(1)
-    stamp = data.index(b'"timestamp":"')
     for _ in range(count):
         at = rng.randrange(len(data))
         changed = bytearray(data)
         changed[at] ^= 1 << rng.randrange(8)
-        if not stamp < at < stamp + 25:  # a timestamp is for its own checker
-            refused(verified, bytes(changed))
+        refused(verified, bytes(changed))
     lines = data.splitlines(keepends=True)
     for _ in range(count):
         match rng.randrange(4):
@@ -207,7 +205,13 @@ def test_no_mutated_export_is_accepted(data: bytes, verified: Callable[..., Audi
 
 def refused(verified: Callable[..., Audit], data: bytes) -> None:
     with contextlib.suppress(InputError):  # its first line was hit
-        assert verified(data).state != "proved", data
+        assert verified(data, stamped=right_answer).state != "proved", data
+
+
+def right_answer(answer: bytes, message: bytes) -> None:
+    """Timestamps are for their own checker: without one, the export says that they were not checked."""
+    if answer != b"answer":
+        raise LogError("not the authority's answer.")
 
 
 @given(data=st.binary(max_size=300))
