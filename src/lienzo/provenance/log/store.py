@@ -147,7 +147,7 @@ class Log:
             origin: its name, which is in every checkpoint; None: the one it has, and for a new one `lienzo/` and the beginning of
                 the signer's key id.
             signer: an Ed25519 key; None: only to read.
-            keys: of earlier signers, where the key was changed since.
+            keys: of earlier signers, where the key was changed since; those of other algorithms sign no log and are passed over.
 
         Raises:
             InputError: a URL, a name or a key that cannot be used.
@@ -163,7 +163,10 @@ class Log:
                 log._create(signer, origin or f"lienzo/{signer.public.id[:16]}")
             with log._transaction() as connection:
                 log.origin = origin or _origin(log._row(connection)[0])
-                known = [*([] if signer is None else [signer.public]), *keys]
+                known = [
+                    *([] if signer is None else [signer.public]),
+                    *(key for key in keys if key.algorithm == "ed25519"),
+                ]
                 log.keys = tuple(NoteKey.of(key, log.origin) for key in known)
                 log._see(log._head(connection, None))
         except BaseException:
