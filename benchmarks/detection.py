@@ -56,7 +56,7 @@ CALIBRATED, MEASURED = 3000, 7000
 """Seeds of the two halves: of prompts, noise and everything that is drawn."""
 SETTINGS: Final = tuple(product(("ddim", "dpmpp_2m"), (2.0, 3.0, 5.0, 7.5)))
 """Samplers and guidance of the model's pictures, in turn; 20 steps."""
-ATTACKED: Final = 60
+ATTACKED: Final = 40
 """Pictures of either class that each attack is tried on, at most."""
 
 Array = NDArray[np.float64]
@@ -301,7 +301,7 @@ def verdicts(calibration: Calibration, rows: Array) -> list[str]:
 def measure(bench: Bench, calibration: Calibration, narrow: Calibration) -> Iterator[tuple[str, list[list[str]]]]:
     """Tables by name."""
     columns = [FEATURES.index(name) for name in calibration.features]
-    attacked, few = min(ATTACKED, bench.count), bench.count // 3
+    attacked, few = min(ATTACKED, bench.count), bench.count // 5
 
     def rows(
         kind: str, count: int, change: str = "as it is", **how: Callable[[Image.Image, int], Image.Image]
@@ -311,7 +311,7 @@ def measure(bench: Bench, calibration: Calibration, narrow: Calibration) -> Iter
     ours = rows(OURS, bench.count)
     evidence = calibration.evidence(ours)
     table = [[OURS, str(len(ours)), "", *verdicts(calibration, ours)]]
-    counts = {RENDERS: bench.count, REDUCED: bench.count, **dict.fromkeys(OTHERS, few), REGENERATED: few}
+    counts = {RENDERS: bench.count, REDUCED: bench.count // 2, **dict.fromkeys(OTHERS, few), REGENERATED: few}
     for kind, count in counts.items():
         others = rows(kind, count)
         table.append([kind, str(count), area(evidence, calibration.evidence(others)), *verdicts(calibration, others)])

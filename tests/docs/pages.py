@@ -6,7 +6,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-WRITTEN = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "howto").glob("*.md"))]
+WRITTEN = [
+    ROOT / "README.md",
+    *(page for folder in (DOCS, DOCS / "howto", DOCS / "explanation") for page in sorted(folder.glob("*.md"))),
+]
 """Pages written by hand, whose examples are run."""
 ALL = [*WRITTEN, ROOT / "CHANGELOG.md", *sorted((DOCS / "reference").glob("*.md"))]
 FENCE = re.compile(r"(?:<!-- not run: (?P<why>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)

@@ -58,6 +58,7 @@ Exit codes: 0, all are "ours", or the calibration was written; 1, some are not, 
     "--count", type=click.IntRange(100, 100_000), default=300, metavar="N",
     help="Pictures to make for --calibrate. [default: 300]",
 )  # fmt: skip
+@click.option("--steps", type=click.IntRange(1, 1000), default=20, metavar="N", help="Of those pictures. [default: 20]")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: cpu]")
 @json_option
 @model_options
@@ -158,7 +159,7 @@ def _calibrate(out: Path, given: Mapping[str, Any]) -> None:
     bundle = _load(given)
     width, height = native_size(bundle)
     with progress() as bar:
-        ours = [open_image(path) for path in _made(bundle, [p.text for p in prompts], given["count"], out, bar)]
+        ours = [open_image(path) for path in _made(bundle, [p.text for p in prompts], given, out, bar)]
         others = []
         for path in real:
             image = open_image(path).convert("RGB")
@@ -181,16 +182,17 @@ def _calibrate(out: Path, given: Mapping[str, Any]) -> None:
     click.echo(plain(f"{out}  {about}; cross-validated AUC {value:.3f} [{low:.3f}, {high:.3f}]"))
 
 
-def _made(bundle: "Bundle", prompts: list[str], count: int, out: Path, bar: Progress) -> list[Path]:
+def _made(bundle: "Bundle", prompts: list[str], given: Mapping[str, Any], out: Path, bar: Progress) -> list[Path]:
     """Pictures of the prompts in turn, with samplers and guidance in turn; those that are there already are taken."""
     from lienzo.gallery import fill
     from lienzo.pipeline.request import Request
 
-    ways = list(product(SAMPLERS, GUIDANCE))
+    ways, count = list(product(SAMPLERS, GUIDANCE)), given["count"]
     requests = []
     for i in range(count):
         sampler, guidance = ways[i % len(ways)]
-        requests.append(Request(prompts[i % len(prompts)], seed=i, sampler=sampler, guidance_scale=guidance))
+        text = prompts[i % len(prompts)]
+        requests.append(Request(text, seed=i, steps=given["steps"], sampler=sampler, guidance_scale=guidance))
     paths: dict[int, Path] = {}
     for kept in fill(bundle, requests, out.with_name(out.name + ".pictures"), on_step=lambda _: signals.check()):
         paths[kept.index] = kept.path
