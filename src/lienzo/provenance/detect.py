@@ -81,8 +81,8 @@ class Calibration(Config):
         vae: digest of the VAE's weights, see `vae_digest`.
         jpeg_quality: of the common JPEG.
         features: names, in the order of everything below.
-        mean, scale: subtracted and divided by before the weights.
-        weights, bias: the natural logarithm of the likelihood ratio is bias + weights . features.
+        mean, scale: z = (feature - mean) / scale.
+        weights, curves, bias: the natural logarithm of the likelihood ratio is weights . z + curves . z^2 + bias.
         low, high: of each feature, among all pictures of the calibration.
         ours_low, ours_high: the same, among the model's own.
         ours, others: how many pictures there were of either.
@@ -98,6 +98,7 @@ class Calibration(Config):
     mean: tuple[float, ...]
     scale: tuple[float, ...]
     weights: tuple[float, ...]
+    curves: tuple[float, ...]
     bias: float
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -113,7 +114,7 @@ class Calibration(Config):
     about: str
 
     def __post_init__(self) -> None:
-        lists = ("mean", "scale", "weights", "low", "high", "ours_low", "ours_high")
+        lists = ("mean", "scale", "weights", "curves", "low", "high", "ours_low", "ours_high")
         unlike = [name for name in lists if len(getattr(self, name)) != len(self.features)]
         if unlike or set(self.features) - set(FEATURES) or min(self.scale, default=0) <= 0:
             raise ConfigError(
@@ -144,8 +145,7 @@ class Calibration(Config):
 
     def evidence(self, values: Array) -> Array:
         """Features (..., len(features)) -> natural logarithms of likelihood ratios (...), as the regression has them."""
-        found: Array = (values - self.mean) / self.scale @ np.array(self.weights) + self.bias
-        return found
+        return _curved((values - self.mean) / self.scale) @ np.array([*self.weights, *self.curves]) + self.bias
 
     def likelihood_ratio(self, evidence: float) -> float:
         """Held within what so many pictures can say: no more than their number to one."""
@@ -421,7 +421,7 @@ def fit(
     error = 1.96 * auc_error(value, len(ours), len(others))
     return Calibration(
         vae=vae, jpeg_quality=jpeg_quality, features=tuple(names), mean=_tuple(mean), scale=_tuple(scale),
-        weights=_tuple(slope * weights), bias=float(slope * bias), low=_tuple(values.min(0)), high=_tuple(values.max(0)),
+        weights=_tuple(slope * weights[: len(names)]), curves=_tuple(slope * weights[len(names) :]), bias=float(slope * bias), low=_tuple(values.min(0)), high=_tuple(values.max(0)),
         ours_low=_tuple(ours.min(0)), ours_high=_tuple(ours.max(0)), ours=len(ours), others=len(others),
         ours_above=max(0.0, -_lowest(-held_others, FALSE)), others_below=min(0.0, _lowest(held_ours, FALSE)),
         false_ours=FALSE, false_others=FALSE,
@@ -439,7 +439,7 @@ def cross_validated(ours: Array, others: Array) -> tuple[Array, Array]:
             np.concatenate([some, rest]), np.arange(len(some) + len(rest)) < len(some)
         )
         for rows, held, mine in zip((ours, others), found, out, strict=True):
-            held[mine] = (rows[mine] - mean) / scale @ weights + bias
+            held[mine] = _curved((rows[mine] - mean) / scale) @ weights + bias
     return found
 
 
@@ -462,12 +462,17 @@ def _lowest(values: Array, rate: float) -> float:
 
 
 def _regression(values: Array, is_ours: NDArray[np.bool_]) -> tuple[Array, Array, Array, float]:
-    """Mean, scale, weights and bias of a logistic regression in which both classes weigh the same, so that its log-odds are
-    the logarithm of a likelihood ratio."""
+    """Mean, scale, weights (of `_curved`) and bias of a logistic regression in which both classes weigh the same, so that its
+    log-odds are the logarithm of a likelihood ratio."""
     mean, scale = values.mean(0), np.maximum(values.std(0), TINY)
-    design = np.column_stack([(values - mean) / scale, np.ones(len(values))])
-    solved = _logistic(design, is_ours, ridge=np.array([RIDGE] * values.shape[1] + [0.0]))
+    design = np.column_stack([_curved((values - mean) / scale), np.ones(len(values))])
+    solved = _logistic(design, is_ours, ridge=np.array([RIDGE] * (design.shape[1] - 1) + [0.0]))
     return mean, scale, solved[:-1], float(solved[-1])
+
+
+def _curved(z: Array) -> Array:
+    """Standardised features and their squares, (..., 2 F): one class may lie amid the other, as drawings do amid textures."""
+    return np.concatenate([z, z * z], -1)
 
 
 def _slope(ours: Array, others: Array) -> float:
