@@ -32,6 +32,7 @@ MODULES = (
     "lienzo.pipeline.request",
     "lienzo.pipeline.generate",
     "lienzo.provenance.metadata",
+    "lienzo.provenance.detect",
     "lienzo.diffusion.schedule",
     "lienzo.diffusion.grids",
     "lienzo.diffusion.prediction",
