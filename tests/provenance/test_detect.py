@@ -110,6 +110,13 @@ def test_any_size_from_the_smallest_on(bundle: Bundle, size: tuple[int, int]) ->
     assert all(map(math.isfinite, features(image, bundle.vae).values()))
 
 
+def test_what_is_smaller_than_the_calibration_is_inconclusive(bundle: Bundle, calibration: Calibration) -> None:
+    """Its features are other than those of whole pictures: on boceto one render in ten, halved, would be called ours."""
+    ours = max(decoded(bundle, 5, first=1000), key=lambda i: detect(i, bundle, calibration).likelihood_ratio or 0)
+    assert detect(ours, bundle, calibration).verdict == "ours"
+    assert detect(ours, bundle, replace(calibration, smallest=SIDE + 1)).verdict == "inconclusive"
+
+
 def test_too_small(bundle: Bundle) -> None:
     with pytest.raises(ImageError, match="31x200; both sides must have 32 pixels"):
         features(Image.new("RGB", (31, 200)), bundle.vae)
@@ -149,7 +156,7 @@ def test_the_digest_does_not_depend_on_how_the_model_was_loaded(model: Callable[
 def test_what_every_calibration_keeps(seed: int, counts: tuple[int, int], apart: float) -> None:
     random = np.random.default_rng(seed)
     ours, others = clouds(random, counts[0], apart)[0], clouds(random, counts[1], apart)[1]
-    found = fit(ours, others, vae="0" * 64, about="clouds")
+    found = fit(ours, others, vae="0" * 64, about="clouds", smallest=SIDE)
     # it is what its JSON says
     assert Calibration.from_json(found.to_json()) == found
     # the ratio rises with the evidence, on both sides of 1
@@ -159,7 +166,7 @@ def test_what_every_calibration_keeps(seed: int, counts: tuple[int, int], apart:
     # a verdict never contradicts its ratio
     for rows in (ours, others):
         for values in rows:
-            ratio, verdict = found.likelihood_ratio(float(found.evidence(values))), found.verdict(values)
+            ratio, verdict = found.likelihood_ratio(float(found.evidence(values))), found.verdict(values, SIDE)
             assert verdict != "ours" or ratio >= 1
             assert verdict != "not ours" or ratio <= 1
     assert found.auc[1] <= found.auc[0] <= found.auc[2]
@@ -173,7 +180,7 @@ def test_the_stated_error_rates_hold_for_further_pictures(apart: float) -> None:
     wrong_ours, wrong_others, trials = 0.0, 0.0, 30
     for seed in range(trials):
         random = np.random.default_rng(seed)
-        found = fit(*clouds(random, 150, apart), vae="0" * 64, about="clouds")
+        found = fit(*clouds(random, 150, apart), vae="0" * 64, about="clouds", smallest=SIDE)
         ours, others = clouds(random, 1000, apart)
         # a verdict asks for more: that the features be familiar
         wrong_ours += (found.evidence(others) > found.ours_above).mean() / trials
@@ -191,7 +198,7 @@ def test_auc_is_the_share_of_pairs_in_order() -> None:
 
 def test_too_few_pictures() -> None:
     with pytest.raises(InputError, match=r"100 pictures of either kind at least.*got 99"):
-        fit(*clouds(np.random.default_rng(0), 99, 1.0), vae="0" * 64, about="clouds")
+        fit(*clouds(np.random.default_rng(0), 99, 1.0), vae="0" * 64, about="clouds", smallest=SIDE)
 
 
 def test_half_of_the_calibrating_pictures_go_through_jpeg(picture: Image.Image) -> None:

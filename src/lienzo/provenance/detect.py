@@ -86,6 +86,7 @@ class Calibration(Config):
         low, high: of each feature, among all pictures of the calibration.
         ours_low, ours_high: the same, among the model's own.
         ours, others: how many pictures there were of either.
+        smallest: their shortest side, in pixels; what is smaller is inconclusive.
         ours_above, others_below: logarithms beyond which a verdict is given.
         false_ours, false_others: the error rates that these thresholds were set for.
         auc: area under the ROC curve, cross-validated; its 95 % interval (Hanley and McNeil 1982).
@@ -106,6 +107,7 @@ class Calibration(Config):
     ours_high: tuple[float, ...]
     ours: int
     others: int
+    smallest: int
     ours_above: float
     others_below: float
     false_ours: float
@@ -145,15 +147,18 @@ class Calibration(Config):
 
     def evidence(self, values: Array) -> Array:
         """Features (..., len(features)) -> natural logarithms of likelihood ratios (...), as the regression has them."""
-        return _curved((values - self.mean) / self.scale) @ np.array([*self.weights, *self.curves]) + self.bias
+        found: Array = _curved((values - self.mean) / self.scale) @ np.array([*self.weights, *self.curves]) + self.bias
+        return found
 
     def likelihood_ratio(self, evidence: float) -> float:
         """Held within what so many pictures can say: no more than their number to one."""
         most = math.log(min(self.ours, self.others))
         return math.exp(min(max(evidence, -most), most))
 
-    def verdict(self, values: Array) -> Verdict:
-        """Of one picture's features (len(features),)."""
+    def verdict(self, values: Array, side: int) -> Verdict:
+        """Of one picture's features (len(features),) and its shorter side in pixels."""
+        if side < self.smallest:
+            return "inconclusive"
         evidence = float(self.evidence(values))
         if evidence > self.ours_above and _within(values, self.ours_low, self.ours_high):
             return "ours"
@@ -234,7 +239,7 @@ def detect(
     else:
         values = np.array([found[name] for name in calibration.features])
         ratio = calibration.likelihood_ratio(float(calibration.evidence(values)))
-        verdict = calibration.verdict(values)
+        verdict = calibration.verdict(values, min(image.size))
         means = _in_words(verdict, calibration)
     if mark is not None and mark.tag_valid:
         means = (
@@ -246,21 +251,21 @@ def detect(
 
 
 def _in_words(verdict: Verdict, calibration: Calibration) -> str:
-    about = f"The calibration: {calibration.about}."
+    about = f"The calibration: {calibration.about}; half of all saved as JPEG once."
     match verdict:
         case "ours":
             return (
-                f"Of other pictures like those of the calibration, at most {calibration.false_ours:.0%} look like this. A picture "
-                f"that anyone sent through this VAE looks so too, whatever it shows. It is a hint, no proof. {about}"
+                f"About {calibration.false_ours:.0%} of other pictures like those of the calibration look like this; blurred ones do "
+                f"more often, and a picture that anyone sent through this VAE does, whatever it shows. A hint, no proof. {about}"
             )
         case "not ours":
             return (
-                f"Of this model's pictures, unchanged or saved as JPEG of quality 60 or better, at most "
-                f"{calibration.false_others:.0%} look like this. One that was resized, blurred or painted over may. {about}"
+                f"About {calibration.false_others:.0%} of this model's pictures look like this, on the average of those unchanged and "
+                f"saved as JPEG; resized or painted over, more do. A hint, no proof. {about}"
             )
     return (
-        f"It looks neither so much like this model's pictures nor so much like others that a verdict would be wrong in at "
-        f"most {calibration.false_ours:.0%}, or it is unlike all pictures of the calibration. {about}"
+        "It cannot be told at the error rates asked for: it looks too little like either kind, it is unlike all pictures of the "
+        f"calibration, or it is smaller than they were ({calibration.smallest} pixels). JPEG alone often does that. {about}"
     )
 
 
@@ -371,6 +376,7 @@ def calibrate(
     """
     _check_counts(len(ours), len(others))
     rows: list[list[float]] = []
+    smallest = min(min(image.size) for image in (*ours, *others))
     for image in (*ours, *others):
         index = len(rows) if len(rows) < len(ours) else len(rows) - len(ours)
         found = features(aged(image, np.random.default_rng((seed, len(rows) >= len(ours), index))), bundle.vae)
@@ -378,7 +384,7 @@ def calibrate(
         if advance is not None:
             advance(len(rows), len(ours) + len(others))
     values = np.array(rows)
-    return fit(values[: len(ours)], values[len(ours) :], vae=vae_digest(bundle), about=about)
+    return fit(values[: len(ours)], values[len(ours) :], vae=vae_digest(bundle), about=about, smallest=smallest)
 
 
 def aged(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -396,10 +402,13 @@ def fit(
     *,
     vae: str,
     about: str,
+    smallest: int,
     names: Sequence[str] = FEATURES,
     jpeg_quality: int = JPEG_QUALITY,
 ) -> Calibration:
     """Fit the regression to features, (N, len(FEATURES)) of each class, and set thresholds on cross-validated evidence.
+
+    The rates hold for the mixture of pictures that is given, on its average, not for each sort in it.
 
     A threshold is the k-th most extreme value of the other class's n, k = floor(rate (n + 1)): a further picture of that class
     lies beyond it with a probability of at most the rate, whatever the distribution is, as long as it comes from the same.
@@ -422,7 +431,7 @@ def fit(
     return Calibration(
         vae=vae, jpeg_quality=jpeg_quality, features=tuple(names), mean=_tuple(mean), scale=_tuple(scale),
         weights=_tuple(slope * weights[: len(names)]), curves=_tuple(slope * weights[len(names) :]), bias=float(slope * bias), low=_tuple(values.min(0)), high=_tuple(values.max(0)),
-        ours_low=_tuple(ours.min(0)), ours_high=_tuple(ours.max(0)), ours=len(ours), others=len(others),
+        ours_low=_tuple(ours.min(0)), ours_high=_tuple(ours.max(0)), ours=len(ours), others=len(others), smallest=smallest,
         ours_above=max(0.0, -_lowest(-held_others, FALSE)), others_below=min(0.0, _lowest(held_ours, FALSE)),
         false_ours=FALSE, false_others=FALSE,
         auc=(value, max(0.0, value - error), min(1.0, value + error)), about=about,
