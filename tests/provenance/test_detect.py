@@ -138,9 +138,8 @@ def test_a_valid_mark_decides_and_an_invalid_one_does_not(bundle: Bundle, calibr
     bare = detect(image, bundle, calibration)
     marked = detect(image, bundle, calibration, find_mark=lambda _: Mark(record_id=0xABC, tag_valid=True))
     forged = detect(image, bundle, calibration, find_mark=lambda _: Mark(record_id=0xABC, tag_valid=False))
-    assert marked.verdict == "ours" and "000000000abc" in marked.means and repr(bare.verdict) in marked.means
+    assert (marked.verdict, marked.likelihood_ratio) == ("ours", None) and "000000000abc" in marked.means
     assert (forged.verdict, forged.means) == (bare.verdict, bare.means)
-    assert marked.likelihood_ratio == bare.likelihood_ratio
 
 
 def test_the_digest_does_not_depend_on_how_the_model_was_loaded(model: Callable[[str], Path], bundle: Bundle) -> None:

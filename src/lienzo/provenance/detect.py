@@ -172,7 +172,8 @@ class Finding:
     """What a picture was found to be.
 
     Attributes:
-        likelihood_ratio: how much likelier the features are of the model's pictures than of others; None: not calibrated.
+        likelihood_ratio: how much likelier the features are of the model's pictures than of others; None: not calibrated,
+            or a valid mark was found.
         features: name -> value; see the module's table.
         mark: what the watermark's finder found, if one was given.
         means: what the verdict says and what it does not, for people.
@@ -213,7 +214,7 @@ def detect(
 
     Args:
         calibration: None: the one that the package carries for this VAE; without any the verdict is "inconclusive".
-        find_mark: looks for a watermark; one whose tag is valid makes the verdict "ours", whatever the features say.
+        find_mark: looks for a watermark; one whose tag is valid makes the verdict "ours", and the features are not judged.
 
     Raises:
         ConfigError: the calibration is of another VAE.
@@ -242,11 +243,12 @@ def detect(
         verdict = calibration.verdict(values, min(image.size))
         means = _in_words(verdict, calibration)
     if mark is not None and mark.tag_valid:
+        # the calibration knows no marked pictures, and marks change the features: on boceto, renders become like ours
+        ratio, verdict = None, "ours"
         means = (
-            f"It holds a watermark made with our key, of record {mark.record_id:012x}; marks can be copied, so look at the "
-            f"record (lienzo verify). Without the mark the verdict would be {verdict!r}. {means}"
+            f"It holds a watermark made with our key, of record {mark.record_id:012x}. Marks can be copied: look at the record "
+            "(lienzo verify). What else the pixels look like is not told of marked pictures, as the mark itself changes that."
         )
-        verdict = "ours"
     return Finding(verdict=verdict, likelihood_ratio=ratio, features=found, mark=mark, means=means)
 
 
