@@ -56,7 +56,7 @@ CALIBRATED, MEASURED = 3000, 7000
 """Seeds of the two halves: of prompts, noise and everything that is drawn."""
 SETTINGS: Final = tuple(product(("ddim", "dpmpp_2m"), (2.0, 3.0, 5.0, 7.5)))
 """Samplers and guidance of the model's pictures, in turn; 20 steps."""
-ATTACKED: Final = 60
+ATTACKED: Final = 100
 """Pictures of either class that each attack is tried on, at most."""
 
 Array = NDArray[np.float64]
@@ -292,16 +292,16 @@ def area(ours: Array, others: Array) -> str:
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
-def verdicts(calibration: Calibration, rows: Array) -> list[str]:
+def verdicts(calibration: Calibration, rows: Array, side: int = SIDE) -> list[str]:
     """Shares of "ours", "inconclusive" and "not ours"."""
-    found = [calibration.verdict(one) for one in rows]
+    found = [calibration.verdict(one, side) for one in rows]
     return [f"{found.count(verdict) / len(found):.1%}" for verdict in ("ours", "inconclusive", "not ours")]
 
 
 def measure(bench: Bench, calibration: Calibration, narrow: Calibration) -> Iterator[tuple[str, list[list[str]]]]:
     """Tables by name."""
     columns = [FEATURES.index(name) for name in calibration.features]
-    attacked, few = min(ATTACKED, bench.count), bench.count // 3
+    attacked, few = min(ATTACKED, bench.count), bench.count // 5
 
     def rows(
         kind: str, count: int, change: str = "as it is", **how: Callable[[Image.Image, int], Image.Image]
@@ -311,7 +311,7 @@ def measure(bench: Bench, calibration: Calibration, narrow: Calibration) -> Iter
     ours = rows(OURS, bench.count)
     evidence = calibration.evidence(ours)
     table = [[OURS, str(len(ours)), "", *verdicts(calibration, ours)]]
-    counts = {RENDERS: bench.count, REDUCED: bench.count, **dict.fromkeys(OTHERS, few), REGENERATED: few}
+    counts = {RENDERS: bench.count, REDUCED: bench.count // 2, **dict.fromkeys(OTHERS, few), REGENERATED: few}
     for kind, count in counts.items():
         others = rows(kind, count)
         table.append([kind, str(count), area(evidence, calibration.evidence(others)), *verdicts(calibration, others)])
@@ -323,7 +323,10 @@ def measure(bench: Bench, calibration: Calibration, narrow: Calibration) -> Iter
     for name in ATTACKS:
         mine, theirs = (rows(kind, attacked, name) for kind in (OURS, RENDERS))
         where = area(calibration.evidence(mine), calibration.evidence(theirs))
-        table.append([name, str(attacked), where, *verdicts(calibration, mine), verdicts(calibration, theirs)[0]])
+        side = min(ATTACKS[name](Image.new("RGB", (SIDE, SIDE)), 0).size)
+        table.append(
+            [name, str(attacked), where, *verdicts(calibration, mine, side), verdicts(calibration, theirs, side)[0]]
+        )
     yield "attacks", table
 
 
@@ -377,9 +380,9 @@ def main() -> None:
         f"{len(ours)} pictures of {bundle.name}'s at {SIDE}x{SIDE} (ddim and dpmpp_2m, 20 steps, guidance 2 to 7.5), "
         f"{len(renders)} renders of such scenes, {len(others) - len(renders)} textures, gradients and drawings"
     )
-    calibration = fit(ours, others, vae=vae_digest(bundle), about=about, names=names)
+    calibration = fit(ours, others, vae=vae_digest(bundle), about=about, smallest=SIDE, names=names)
     seen = np.concatenate([renders, *(rows for kind, rows in kinds.items() if kind != UNSEEN)])
-    narrow = fit(ours, seen, vae=vae_digest(bundle), about=about, names=names)
+    narrow = fit(ours, seen, vae=vae_digest(bundle), about=about, smallest=SIDE, names=names)
     print(
         f"cross-validated AUC {calibration.auc}, thresholds {calibration.others_below:.2f}, {calibration.ours_above:.2f}"
     )

@@ -52,6 +52,7 @@ MODULES = (
     "lienzo.provenance.log.store",
     "lienzo.provenance.log.audit",
     "lienzo.provenance.log.export",
+    "lienzo.provenance.detect",
     "lienzo.diffusion.schedule",
     "lienzo.diffusion.grids",
     "lienzo.diffusion.prediction",

@@ -31,11 +31,14 @@ from lienzo.provenance.detect import (
     detect,
     features,
     fit,
+    shipped_calibration,
     vae_digest,
 )
+from lienzo.provenance.keys import Keystore
+from lienzo.provenance.watermark import mark
 from lienzo.weights import load
 
-SIDE = 48
+SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def test_it_tells_what_a_decoder_made(bundle: Bundle, calibration: Calibration) 
     ours = [detect(image, bundle, calibration) for image in decoded(bundle, 15, first=1000)]
     others = [detect(image, bundle, calibration) for image in drawn(15, first=1000)]
     assert sum(f.verdict == "ours" for f in ours) >= 10
-    assert not any(f.verdict == "not ours" for f in ours) or sum(f.verdict == "not ours" for f in ours) <= 1
+    assert sum(f.verdict == "not ours" for f in ours) <= 1
     assert sum(f.verdict == "ours" for f in others) <= 1
     for finding in (*ours, *others):
         assert finding.likelihood_ratio is not None
@@ -109,6 +112,13 @@ def test_any_size_from_the_smallest_on(bundle: Bundle, size: tuple[int, int]) ->
     assert all(map(math.isfinite, features(image, bundle.vae).values()))
 
 
+def test_what_is_smaller_than_the_calibration_is_inconclusive(bundle: Bundle, calibration: Calibration) -> None:
+    """Its features are other than those of whole pictures: on boceto one render in ten, halved, would be called ours."""
+    ours = max(decoded(bundle, 5, first=1000), key=lambda i: detect(i, bundle, calibration).likelihood_ratio or 0)
+    assert detect(ours, bundle, calibration).verdict == "ours"
+    assert detect(ours, bundle, replace(calibration, smallest=SIDE + 1)).verdict == "inconclusive"
+
+
 def test_too_small(bundle: Bundle) -> None:
     with pytest.raises(ImageError, match="31x200; both sides must have 32 pixels"):
         features(Image.new("RGB", (31, 200)), bundle.vae)
@@ -125,14 +135,12 @@ def test_a_calibration_of_another_vae_is_refused(bundle: Bundle, calibration: Ca
         detect(drawn(1)[0], bundle, replace(calibration, vae="0" * 64))
 
 
-def test_a_valid_mark_decides_and_an_invalid_one_does_not(bundle: Bundle, calibration: Calibration) -> None:
+def test_a_mark_decides(bundle: Bundle, calibration: Calibration) -> None:
     image = drawn(1, first=1000)[0]
-    bare = detect(image, bundle, calibration)
     marked = detect(image, bundle, calibration, find_mark=lambda _: Mark(record_id=0xABC, tag_valid=True))
     forged = detect(image, bundle, calibration, find_mark=lambda _: Mark(record_id=0xABC, tag_valid=False))
-    assert marked.verdict == "ours" and "000000000abc" in marked.means and repr(bare.verdict) in marked.means
-    assert (forged.verdict, forged.means) == (bare.verdict, bare.means)
-    assert marked.likelihood_ratio == bare.likelihood_ratio
+    assert (marked.verdict, marked.likelihood_ratio) == ("ours", None) and "000000000abc" in marked.means
+    assert (forged.verdict, forged.likelihood_ratio) == ("inconclusive", None) and "no key here" in forged.means
 
 
 def test_the_digest_does_not_depend_on_how_the_model_was_loaded(model: Callable[[str], Path], bundle: Bundle) -> None:
@@ -148,7 +156,7 @@ def test_the_digest_does_not_depend_on_how_the_model_was_loaded(model: Callable[
 def test_what_every_calibration_keeps(seed: int, counts: tuple[int, int], apart: float) -> None:
     random = np.random.default_rng(seed)
     ours, others = clouds(random, counts[0], apart)[0], clouds(random, counts[1], apart)[1]
-    found = fit(ours, others, vae="0" * 64, about="clouds")
+    found = fit(ours, others, vae="0" * 64, about="clouds", smallest=SIDE)
     # it is what its JSON says
     assert Calibration.from_json(found.to_json()) == found
     # the ratio rises with the evidence, on both sides of 1
@@ -158,13 +166,10 @@ def test_what_every_calibration_keeps(seed: int, counts: tuple[int, int], apart:
     # a verdict never contradicts its ratio
     for rows in (ours, others):
         for values in rows:
-            ratio, verdict = found.likelihood_ratio(float(found.evidence(values))), found.verdict(values)
+            ratio, verdict = found.likelihood_ratio(float(found.evidence(values))), found.verdict(values, SIDE)
             assert verdict != "ours" or ratio >= 1
             assert verdict != "not ours" or ratio <= 1
-    # nothing can be learnt where there is no difference
     assert found.auc[1] <= found.auc[0] <= found.auc[2]
-    if apart == 0:
-        assert sum(found.verdict(values) == "ours" for values in ours) <= 0.3 * len(ours)
     if apart == 50:
         assert found.auc[0] == 1.0
 
@@ -175,10 +180,11 @@ def test_the_stated_error_rates_hold_for_further_pictures(apart: float) -> None:
     wrong_ours, wrong_others, trials = 0.0, 0.0, 30
     for seed in range(trials):
         random = np.random.default_rng(seed)
-        found = fit(*clouds(random, 150, apart), vae="0" * 64, about="clouds")
+        found = fit(*clouds(random, 150, apart), vae="0" * 64, about="clouds", smallest=SIDE)
         ours, others = clouds(random, 1000, apart)
-        wrong_ours += np.mean([found.verdict(v) == "ours" for v in others]) / trials
-        wrong_others += np.mean([found.verdict(v) == "not ours" for v in ours]) / trials
+        # a verdict asks for more: that the features be familiar
+        wrong_ours += (found.evidence(others) > found.ours_above).mean() / trials
+        wrong_others += (found.evidence(ours) < found.others_below).mean() / trials
     assert max(wrong_ours, wrong_others) <= 1.5 * FALSE
 
 
@@ -192,7 +198,7 @@ def test_auc_is_the_share_of_pairs_in_order() -> None:
 
 def test_too_few_pictures() -> None:
     with pytest.raises(InputError, match=r"100 pictures of either kind at least.*got 99"):
-        fit(*clouds(np.random.default_rng(0), 99, 1.0), vae="0" * 64, about="clouds")
+        fit(*clouds(np.random.default_rng(0), 99, 1.0), vae="0" * 64, about="clouds", smallest=SIDE)
 
 
 def test_half_of_the_calibrating_pictures_go_through_jpeg(picture: Image.Image) -> None:
@@ -253,6 +259,16 @@ def test_command_says_ours_and_exits_with_0(model: Callable[[str], Path], files:
     assert f"{files / 'ours.png'}: ours  (likelihood ratio " in done.output and "no proof" in done.output
 
 
+def test_command_lets_a_watermark_decide(model: Callable[[str], Path], files: Path, tmp_path: Path) -> None:
+    image = Image.open(files / "other.png").convert("RGB").resize((128, 128))
+    options = ("--model", model("sd1"), "--calibration", files / "tiny.json")
+    for name, key in (("own.png", Keystore().secret("watermark")), ("strange.png", bytes(32))):
+        mark(image, 0xABC, key).save(tmp_path / name)
+    own, strange = run(tmp_path / "own.png", *options), run(tmp_path / "strange.png", *options)
+    assert own.exit_code == 0 and "own.png: ours\n" in own.output and "record 000000000abc" in own.output
+    assert strange.exit_code == 1 and "strange.png: inconclusive\n" in strange.output
+
+
 def test_command_says_all_in_json(model: Callable[[str], Path], files: Path) -> None:
     done = run(
         files / "ours.png", files / "other.png", "--json", "--model", model("sd1"), "--calibration", files / "tiny.json"
@@ -295,15 +311,15 @@ def test_what_cannot_be_done(words: tuple[str, ...], message: str) -> None:
     assert done.exit_code == 2 and message in done.output
 
 
+@pytest.mark.slow
 def test_the_command_calibrates_a_model(model: Callable[[str], Path], tmp_path: Path) -> None:
-    """The pictures are made with as few steps as requests allow here: what counts is the way from end to end."""
     real = tmp_path / "real"
     real.mkdir()
     for i, image in enumerate(drawn(FEWEST)):
         image.save(real / f"{i:03}.png")
     (tmp_path / "prompts.txt").write_text("the red cat\nthe blue cat\n")
     out = tmp_path / "mine.json"
-    words = (
+    words: tuple[object, ...] = (
         "--calibrate",
         out,
         "--model",
@@ -312,9 +328,8 @@ def test_the_command_calibrates_a_model(model: Callable[[str], Path], tmp_path: 
         real,
         "--prompts",
         tmp_path / "prompts.txt",
-        "--count",
-        FEWEST,
     )
+    words += ("--count", FEWEST, "--steps", 1)
     done = run(*words)
     assert done.exit_code == 0, done.output
     found = Calibration.from_json(out.read_bytes())
@@ -325,3 +340,10 @@ def test_the_command_calibrates_a_model(model: Callable[[str], Path], tmp_path: 
 @pytest.fixture(scope="module")
 def embedded() -> Bundle:
     return load(None)
+
+
+def test_the_shipped_calibration_is_of_the_embedded_vae(embedded: Bundle) -> None:
+    """Fails after the model was trained anew: run benchmarks/detection.py."""
+    found = shipped_calibration(embedded)
+    assert found is not None and found.vae == vae_digest(embedded)
+    assert found.auc[1] > 0.5

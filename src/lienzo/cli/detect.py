@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +27,11 @@ GUIDANCE = (2.0, 3.0, 5.0, 7.5)
 EPILOG = """
 \b
 Verdicts: "ours", "not ours" and, where an error would be likelier than one in a hundred, "inconclusive". They are hints from
-how the model's VAE sees the picture, measured on the kinds of pictures that its calibration names; they prove nothing. What
-came from lienzo with its record is better asked with `lienzo inspect`.
+how the model's VAE sees the picture, measured on the kinds of pictures that its calibration names; they prove nothing. Where a
+picture was marked, the watermark decides: a valid one of yours is "ours", any other "inconclusive"; `lienzo verify` tells more.
 
 \b
-A model needs a calibration first, without which every verdict is "inconclusive". To make it:
+A model needs a calibration; the embedded one has one. Without it every verdict is "inconclusive". To make it:
   lienzo detect --calibrate mine.json --model MODEL --real FOLDER --prompts FILE
 and then:
   lienzo detect PICTURE --model MODEL --calibration mine.json
@@ -58,6 +59,7 @@ Exit codes: 0, all are "ours", or the calibration was written; 1, some are not, 
     "--count", type=click.IntRange(100, 100_000), default=300, metavar="N",
     help="Pictures to make for --calibrate. [default: 300]",
 )  # fmt: skip
+@click.option("--steps", type=click.IntRange(1, 1000), default=20, metavar="N", help="Of those pictures. [default: 20]")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: cpu]")
 @json_option
 @model_options
@@ -78,7 +80,10 @@ def _detect(pictures: tuple[Path, ...], given: Mapping[str, Any]) -> None:
     from lienzo.images import open_image
     from lienzo.provenance.detect import detect as look
     from lienzo.provenance.detect import shipped_calibration
+    from lienzo.provenance.keys import Keystore
+    from lienzo.provenance.watermark import find
 
+    keys = Keystore().secrets("watermark")
     calibration = _read(given["calibration"])
     bundle = _load(given)
     if calibration is None:
@@ -88,7 +93,7 @@ def _detect(pictures: tuple[Path, ...], given: Mapping[str, Any]) -> None:
     for path in pictures:
         signals.check()
         try:
-            finding = look(open_image(path), bundle, calibration)
+            finding = look(open_image(path), bundle, calibration, find_mark=partial(find, keys=keys))
         except ImageError as error:
             message = str(error) if str(path) in str(error) else f"{path}: {error}"
             found.append({"picture": str(path), "error": message})
@@ -158,7 +163,7 @@ def _calibrate(out: Path, given: Mapping[str, Any]) -> None:
     bundle = _load(given)
     width, height = native_size(bundle)
     with progress() as bar:
-        ours = [open_image(path) for path in _made(bundle, [p.text for p in prompts], given["count"], out, bar)]
+        ours = [open_image(path) for path in _made(bundle, [p.text for p in prompts], given, out, bar)]
         others = []
         for path in real:
             image = open_image(path).convert("RGB")
@@ -181,16 +186,17 @@ def _calibrate(out: Path, given: Mapping[str, Any]) -> None:
     click.echo(plain(f"{out}  {about}; cross-validated AUC {value:.3f} [{low:.3f}, {high:.3f}]"))
 
 
-def _made(bundle: "Bundle", prompts: list[str], count: int, out: Path, bar: Progress) -> list[Path]:
+def _made(bundle: "Bundle", prompts: list[str], given: Mapping[str, Any], out: Path, bar: Progress) -> list[Path]:
     """Pictures of the prompts in turn, with samplers and guidance in turn; those that are there already are taken."""
     from lienzo.gallery import fill
     from lienzo.pipeline.request import Request
 
-    ways = list(product(SAMPLERS, GUIDANCE))
+    ways, count = list(product(SAMPLERS, GUIDANCE)), given["count"]
     requests = []
     for i in range(count):
         sampler, guidance = ways[i % len(ways)]
-        requests.append(Request(prompts[i % len(prompts)], seed=i, sampler=sampler, guidance_scale=guidance))
+        text = prompts[i % len(prompts)]
+        requests.append(Request(text, seed=i, steps=given["steps"], sampler=sampler, guidance_scale=guidance))
     paths: dict[int, Path] = {}
     for kept in fill(bundle, requests, out.with_name(out.name + ".pictures"), on_step=lambda _: signals.check()):
         paths[kept.index] = kept.path

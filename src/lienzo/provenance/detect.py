@@ -81,11 +81,12 @@ class Calibration(Config):
         vae: digest of the VAE's weights, see `vae_digest`.
         jpeg_quality: of the common JPEG.
         features: names, in the order of everything below.
-        mean, scale: subtracted and divided by before the weights.
-        weights, bias: the natural logarithm of the likelihood ratio is bias + weights . features.
+        mean, scale: z = (feature - mean) / scale.
+        weights, curves, bias: the natural logarithm of the likelihood ratio is weights . z + curves . z^2 + bias.
         low, high: of each feature, among all pictures of the calibration.
         ours_low, ours_high: the same, among the model's own.
         ours, others: how many pictures there were of either.
+        smallest: their shortest side, in pixels; what is smaller is inconclusive.
         ours_above, others_below: logarithms beyond which a verdict is given.
         false_ours, false_others: the error rates that these thresholds were set for.
         auc: area under the ROC curve, cross-validated; its 95 % interval (Hanley and McNeil 1982).
@@ -98,6 +99,7 @@ class Calibration(Config):
     mean: tuple[float, ...]
     scale: tuple[float, ...]
     weights: tuple[float, ...]
+    curves: tuple[float, ...]
     bias: float
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -105,6 +107,7 @@ class Calibration(Config):
     ours_high: tuple[float, ...]
     ours: int
     others: int
+    smallest: int
     ours_above: float
     others_below: float
     false_ours: float
@@ -113,7 +116,7 @@ class Calibration(Config):
     about: str
 
     def __post_init__(self) -> None:
-        lists = ("mean", "scale", "weights", "low", "high", "ours_low", "ours_high")
+        lists = ("mean", "scale", "weights", "curves", "low", "high", "ours_low", "ours_high")
         unlike = [name for name in lists if len(getattr(self, name)) != len(self.features)]
         if unlike or set(self.features) - set(FEATURES) or min(self.scale, default=0) <= 0:
             raise ConfigError(
@@ -144,7 +147,7 @@ class Calibration(Config):
 
     def evidence(self, values: Array) -> Array:
         """Features (..., len(features)) -> natural logarithms of likelihood ratios (...), as the regression has them."""
-        found: Array = (values - self.mean) / self.scale @ np.array(self.weights) + self.bias
+        found: Array = _curved((values - self.mean) / self.scale) @ np.array([*self.weights, *self.curves]) + self.bias
         return found
 
     def likelihood_ratio(self, evidence: float) -> float:
@@ -152,8 +155,10 @@ class Calibration(Config):
         most = math.log(min(self.ours, self.others))
         return math.exp(min(max(evidence, -most), most))
 
-    def verdict(self, values: Array) -> Verdict:
-        """Of one picture's features (len(features),)."""
+    def verdict(self, values: Array, side: int) -> Verdict:
+        """Of one picture's features (len(features),) and its shorter side in pixels."""
+        if side < self.smallest:
+            return "inconclusive"
         evidence = float(self.evidence(values))
         if evidence > self.ours_above and _within(values, self.ours_low, self.ours_high):
             return "ours"
@@ -167,7 +172,8 @@ class Finding:
     """What a picture was found to be.
 
     Attributes:
-        likelihood_ratio: how much likelier the features are of the model's pictures than of others; None: not calibrated.
+        likelihood_ratio: how much likelier the features are of the model's pictures than of others; None: not calibrated,
+            or a mark was found.
         features: name -> value; see the module's table.
         mark: what the watermark's finder found, if one was given.
         means: what the verdict says and what it does not, for people.
@@ -208,7 +214,8 @@ def detect(
 
     Args:
         calibration: None: the one that the package carries for this VAE; without any the verdict is "inconclusive".
-        find_mark: looks for a watermark; one whose tag is valid makes the verdict "ours", whatever the features say.
+        find_mark: looks for a watermark. The features of a marked picture are not judged: one whose tag is valid is "ours", any
+            other "inconclusive".
 
     Raises:
         ConfigError: the calibration is of another VAE.
@@ -226,7 +233,15 @@ def detect(
     found = features(image, bundle.vae, jpeg_quality=quality)
     ratio: float | None = None
     verdict: Verdict = "inconclusive"
-    if calibration is None:
+    if mark is not None:
+        # the calibration knows no marked pictures, and marks change the features: on boceto, renders become like ours
+        verdict = "ours" if mark.tag_valid else "inconclusive"
+        whose = "made with our key, " if mark.tag_valid else "that no key here vouches for, "
+        means = (
+            f"It holds a watermark {whose}of record {mark.record_id:012x}. Marks can be copied: look at the record "
+            "(lienzo verify). What else the pixels look like is not told of marked pictures, as the mark itself changes that."
+        )
+    elif calibration is None:
         means = (
             f"Nobody has measured what pictures of {bundle.name} look like to its VAE. To do so: "
             "lienzo detect --calibrate OUT --real FOLDER --prompts FILE --model MODEL."
@@ -234,33 +249,27 @@ def detect(
     else:
         values = np.array([found[name] for name in calibration.features])
         ratio = calibration.likelihood_ratio(float(calibration.evidence(values)))
-        verdict = calibration.verdict(values)
+        verdict = calibration.verdict(values, min(image.size))
         means = _in_words(verdict, calibration)
-    if mark is not None and mark.tag_valid:
-        means = (
-            f"It holds a watermark made with our key, of record {mark.record_id:012x}; marks can be copied, so look at the "
-            f"record (lienzo verify). Without the mark the verdict would be {verdict!r}. {means}"
-        )
-        verdict = "ours"
     return Finding(verdict=verdict, likelihood_ratio=ratio, features=found, mark=mark, means=means)
 
 
 def _in_words(verdict: Verdict, calibration: Calibration) -> str:
-    about = f"The calibration: {calibration.about}."
+    about = f"The calibration: {calibration.about}; half of all saved as JPEG once."
     match verdict:
         case "ours":
             return (
-                f"Of other pictures like those of the calibration, at most {calibration.false_ours:.0%} look like this. A picture "
-                f"that anyone sent through this VAE looks so too, whatever it shows. It is a hint, no proof. {about}"
+                f"About {calibration.false_ours:.0%} of other pictures like those of the calibration look like this; blurred ones do "
+                f"more often, and a picture that anyone sent through this VAE does, whatever it shows. A hint, no proof. {about}"
             )
         case "not ours":
             return (
-                f"Of this model's pictures, unchanged or saved as JPEG of quality 60 or better, at most "
-                f"{calibration.false_others:.0%} look like this. One that was resized, blurred or painted over may. {about}"
+                f"About {calibration.false_others:.0%} of this model's pictures look like this, on the average of those unchanged and "
+                f"saved as JPEG; resized or painted over, more do. A hint, no proof. {about}"
             )
     return (
-        f"It looks neither so much like this model's pictures nor so much like others that a verdict would be wrong in at "
-        f"most {calibration.false_ours:.0%}, or it is unlike all pictures of the calibration. {about}"
+        "It cannot be told at the error rates asked for: it looks too little like either kind, it is unlike all pictures of the "
+        f"calibration, or it is smaller than they were ({calibration.smallest} pixels). JPEG alone often does that. {about}"
     )
 
 
@@ -371,6 +380,7 @@ def calibrate(
     """
     _check_counts(len(ours), len(others))
     rows: list[list[float]] = []
+    smallest = min(min(image.size) for image in (*ours, *others))
     for image in (*ours, *others):
         index = len(rows) if len(rows) < len(ours) else len(rows) - len(ours)
         found = features(aged(image, np.random.default_rng((seed, len(rows) >= len(ours), index))), bundle.vae)
@@ -378,7 +388,7 @@ def calibrate(
         if advance is not None:
             advance(len(rows), len(ours) + len(others))
     values = np.array(rows)
-    return fit(values[: len(ours)], values[len(ours) :], vae=vae_digest(bundle), about=about)
+    return fit(values[: len(ours)], values[len(ours) :], vae=vae_digest(bundle), about=about, smallest=smallest)
 
 
 def aged(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -396,10 +406,13 @@ def fit(
     *,
     vae: str,
     about: str,
+    smallest: int,
     names: Sequence[str] = FEATURES,
     jpeg_quality: int = JPEG_QUALITY,
 ) -> Calibration:
     """Fit the regression to features, (N, len(FEATURES)) of each class, and set thresholds on cross-validated evidence.
+
+    The rates hold for the mixture of pictures that is given, on its average, not for each sort in it.
 
     A threshold is the k-th most extreme value of the other class's n, k = floor(rate (n + 1)): a further picture of that class
     lies beyond it with a probability of at most the rate, whatever the distribution is, as long as it comes from the same.
@@ -421,8 +434,8 @@ def fit(
     error = 1.96 * auc_error(value, len(ours), len(others))
     return Calibration(
         vae=vae, jpeg_quality=jpeg_quality, features=tuple(names), mean=_tuple(mean), scale=_tuple(scale),
-        weights=_tuple(slope * weights), bias=float(slope * bias), low=_tuple(values.min(0)), high=_tuple(values.max(0)),
-        ours_low=_tuple(ours.min(0)), ours_high=_tuple(ours.max(0)), ours=len(ours), others=len(others),
+        weights=_tuple(slope * weights[: len(names)]), curves=_tuple(slope * weights[len(names) :]), bias=float(slope * bias), low=_tuple(values.min(0)), high=_tuple(values.max(0)),
+        ours_low=_tuple(ours.min(0)), ours_high=_tuple(ours.max(0)), ours=len(ours), others=len(others), smallest=smallest,
         ours_above=max(0.0, -_lowest(-held_others, FALSE)), others_below=min(0.0, _lowest(held_ours, FALSE)),
         false_ours=FALSE, false_others=FALSE,
         auc=(value, max(0.0, value - error), min(1.0, value + error)), about=about,
@@ -439,7 +452,7 @@ def cross_validated(ours: Array, others: Array) -> tuple[Array, Array]:
             np.concatenate([some, rest]), np.arange(len(some) + len(rest)) < len(some)
         )
         for rows, held, mine in zip((ours, others), found, out, strict=True):
-            held[mine] = (rows[mine] - mean) / scale @ weights + bias
+            held[mine] = _curved((rows[mine] - mean) / scale) @ weights + bias
     return found
 
 
@@ -462,12 +475,17 @@ def _lowest(values: Array, rate: float) -> float:
 
 
 def _regression(values: Array, is_ours: NDArray[np.bool_]) -> tuple[Array, Array, Array, float]:
-    """Mean, scale, weights and bias of a logistic regression in which both classes weigh the same, so that its log-odds are
-    the logarithm of a likelihood ratio."""
+    """Mean, scale, weights (of `_curved`) and bias of a logistic regression in which both classes weigh the same, so that its
+    log-odds are the logarithm of a likelihood ratio."""
     mean, scale = values.mean(0), np.maximum(values.std(0), TINY)
-    design = np.column_stack([(values - mean) / scale, np.ones(len(values))])
-    solved = _logistic(design, is_ours, ridge=np.array([RIDGE] * values.shape[1] + [0.0]))
+    design = np.column_stack([_curved((values - mean) / scale), np.ones(len(values))])
+    solved = _logistic(design, is_ours, ridge=np.array([RIDGE] * (design.shape[1] - 1) + [0.0]))
     return mean, scale, solved[:-1], float(solved[-1])
+
+
+def _curved(z: Array) -> Array:
+    """Standardised features and their squares, (..., 2 F): one class may lie amid the other, as drawings do amid textures."""
+    return np.concatenate([z, z * z], -1)
 
 
 def _slope(ours: Array, others: Array) -> float:
