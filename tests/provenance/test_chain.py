@@ -18,14 +18,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import checkers
 from lienzo import Pipeline, Request, read, save
 from lienzo.cli import lienzo
-from lienzo.errors import BlockedError, ConfigError, MetadataError, ReceiptError, SafetyError
+from lienzo.errors import BlockedError, ConfigError, LogError, MetadataError, ReceiptError, SafetyError
 from lienzo.pipeline.generate import finished
+from lienzo.provenance import credentials
+from lienzo.provenance.certificates import anchors
 from lienzo.provenance.keys import Keystore
-from lienzo.provenance.marking import Marked
+from lienzo.provenance.marking import Marked, Notary
 from lienzo.provenance.receipt import SignedReceipt, opens
 from lienzo.provenance.settings import Settings
+from lienzo.provenance.watermark import mark
 from lienzo.studio import House, house
 
 POLICY = """
@@ -119,13 +123,80 @@ def test_a_stranger_proves_nothing(
     assert (code, found["credentials"], found["receipt"], found["log"]) == (0, "holds", "holds", "holds")
 
 
-def test_a_revoked_key_proves_nothing(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("purpose", "layer"), [("receipts", "receipt"), ("credentials", "credentials")])
+def test_a_revoked_key_proves_nothing(marked_pipeline: Pipeline, tmp_path: Path, purpose: str, layer: str) -> None:
     path = tmp_path / "a.png"
-    result = make(marked_pipeline, path)
-    Keystore().revoke(result.signed.public.id, "stolen")
+    make(marked_pipeline, path)
+    Keystore().revoke(Keystore().signer(purpose).public.id, "stolen")
     code, found = states(path)
-    assert (code, found["receipt"]) != (0, "holds")
-    assert found["receipt"] == "unknown"
+    assert (code, found[layer]) == (1, "unknown"), "neither proved nor tampered with"
+
+
+def test_a_log_whose_key_was_revoked_takes_no_more(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(marked_pipeline, tmp_path / "a.png")
+    Keystore().revoke(Keystore().signer("log").public.id, "stolen")
+    notary = Notary(Settings.read(mark="full"))
+    with pytest.raises(LogError, match=r"begin another log, by moving it or with LIENZO_LOG"):
+        _ = notary.log
+    monkeypatch.setenv("LIENZO_LOG", str(home / "second.db"))
+    assert Notary(Settings.read(mark="full")).log.size == 0
+
+
+def test_anyone_reads_the_watermark_and_its_record_in_an_export(
+    marked_pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, stripped, export, trust = (tmp_path / name for name in ("a.png", "b.png", "log.jsonl", "trust.json"))
+    make(marked_pipeline, path)
+    Image.open(path).convert("RGB").save(stripped)
+    assert run("log", "export", export)[0] == 0
+    trust.write_text(run("keys", "export")[1], encoding="utf-8")
+    monkeypatch.setenv("LIENZO_HOME", str(tmp_path / "elsewhere"))
+    code, found = states(stripped, "--log", export)
+    assert (code, found["watermark"], found["log"]) == (1, "holds", "unknown")
+    assert run("keys", "trust", trust)[0] == 0
+    assert states(stripped, "--log", export) == (0, {**found, "pixels": "holds", "log": "holds", "likeness": "holds"})
+
+
+def test_a_mark_copied_to_another_picture_proves_nothing(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    result = make(marked_pipeline, tmp_path / "a.png")
+    other = Pipeline(marked_pipeline.bundle, Settings.read(mark="off"))(
+        Request("three yellow stars on a blue background", seed=8, steps=8)
+    )
+    mark(other.image, int(result.signed.receipt.id, 16), b"no key of ours").save(tmp_path / "b.png")
+    code, found = states(tmp_path / "b.png")
+    assert (code, found["watermark"], found["log"], found["likeness"]) == (1, "holds", "holds", "unknown")
+
+
+@pytest.mark.parametrize("given", ["file", "picture"])
+def test_a_picture_that_starts_from_another_says_so(marked_pipeline: Pipeline, tmp_path: Path, given: str) -> None:
+    first, second = tmp_path / "a.png", tmp_path / "b.png"
+    make(marked_pipeline, first)
+    init = first if given == "file" else Image.open(first)
+    save(marked_pipeline(Request("a blue circle", seed=3, steps=4, init=init)), second)
+    found = credentials.read(second.read_bytes(), trust_anchors=anchors())
+    actions = [one["action"] for one in found.assertions["c2pa.actions.v2"]["actions"]]
+    assert found.state == "Trusted" and actions[:2] == ["c2pa.opened", "c2pa.edited"]
+    # a file keeps its own credentials, a bare picture has none
+    assert found.parent == ("the picture to start from", "Trusted" if given == "file" else None)
+    assert json.loads(found.receipt or "")["receipt"]["receipt"]["parents"][0]["role"] == "init"
+
+
+def test_a_picture_that_the_checker_blocks_is_not_returned(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("generate", "a red circle", "--steps", "1", "--out", tmp_path / "a.png", "--mark", "full")
+    monkeypatch.setenv("LIENZO_SAFETY", str(checkers.write(tmp_path / "strict", limits=-1.0)))  # every cosine is above
+    done = CliRunner().invoke(lienzo, [*map(str, options)])
+    assert done.exit_code == 2 and "Blocked" in done.stderr
+    assert not (tmp_path / "a.png").exists() and not (home / "log.db").exists()
+    monkeypatch.setenv("LIENZO_SAFETY", str(checkers.write(tmp_path / "mild", limits=1.0)))
+    assert run(*options)[0] == 0
+    found = credentials.read((tmp_path / "a.png").read_bytes(), trust_anchors=anchors())
+    safety = json.loads(found.receipt or "")["receipt"]["receipt"]["safety"]
+    assert (safety["prompt"]["status"], safety["picture"]["status"]) == ("passed", "passed")
+    assert safety["picture"]["by"][0].startswith("checker:")
 
 
 def test_a_log_that_lost_its_entry_is_caught(marked_pipeline: Pipeline, tmp_path: Path, home: Path) -> None:
@@ -262,7 +333,7 @@ def test_private_needs_a_mark() -> None:
         ("[pictures]\nmark = 'fully'\n", "full"),
         ("[pictures]\nmarks = 'full'\n", "unknown key 'marks'"),
         ("[picture]\n", "expected one table"),
-        ("mark", "not TOML"),
+        ("mark", "no TOML"),
     ],
 )
 def test_a_mistaken_setting_is_an_error(home: Path, text: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import signal
 import sqlite3
 import stat
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from postgresql import cluster
 from sqlalchemy import create_engine, text
 
 from lienzo.cli import lienzo
@@ -43,24 +43,13 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
-    with cluster() as url:
-        yield url
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, house: Path) -> Iterator[str]:
+def place(request: pytest.FixtureRequest, house: Path) -> str:
     """An empty database of each kind."""
     if request.param == "sqlite":
-        yield str(house / "records.db")
-        return
-    url: str = request.getfixturevalue("postgresql")
-    yield url
-    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    with engine.begin() as connection:
-        connection.execute(text("DROP TABLE prompts, prompt_keys, prompt_store"))
-    engine.dispose()
+        return str(house / "records.db")
+    schema: Callable[[str], str] = request.getfixturevalue("postgresql")
+    return schema(f"prompts_{secrets.token_hex(4)}")
 
 
 @pytest.fixture
@@ -181,18 +170,19 @@ def test_the_canary_is_nowhere_in_plain(house: Path) -> None:
     assert "kanarien" not in str(caught.value)
 
 
-def test_the_canary_is_nowhere_in_plain_in_postgresql(postgresql: str) -> None:
-    store = PromptStore(postgresql)
+def test_the_canary_is_nowhere_in_plain_in_postgresql(postgresql: Callable[[str], str]) -> None:
+    url = postgresql("canary")
+    store = PromptStore(url)
     fill(store, 5)
     store.put("marked", "tenant-to-be-found", REQUEST, SALT)
     store.rotate()
     store.erase("0001")
     store.close()
-    engine = create_engine(postgresql.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text("CHECKPOINT"))
     engine.dispose()
-    files = everything(Path(postgresql.split("host=")[1]))
+    files = everything(Path(url.split("host=")[1].split("&")[0]))
     assert b"tenant-to-be-found" in files, "looked in the wrong place"
     assert not in_plain(files)
 

@@ -252,10 +252,9 @@ terms = ["acme"]
 """
 
 
-def test_tenants_have_rules_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tenants_have_rules_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text(TENANTS)
-    monkeypatch.setenv("LIENZO_POLICY", str(tmp_path / "policy.toml"))
-    policy = load_policy()
+    policy = load_policy(tmp_path / "policy.toml")
     for tenant, want in ((None, ("blocked", "flagged", "passed")), ("other", ("blocked", "flagged", "passed")),
                          ("museum", ("passed", "flagged", "blocked"))):  # fmt: skip
         assert tuple(status(policy, word, tenant) for word in ("bomb", "blood", "acme")) == want
@@ -309,10 +308,9 @@ def test_files_that_are_refused(tmp_path: Path, text: str, match: str) -> None:
         load_policy(tmp_path / "policy.toml")
 
 
-def test_a_policy_that_is_named_and_not_there_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIENZO_POLICY", str(tmp_path / "none.toml"))
+def test_a_policy_that_is_named_and_not_there_is_no_empty_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        load_policy()
+        load_policy(tmp_path / "none.toml")
 
 
 # The policy that comes with lienzo

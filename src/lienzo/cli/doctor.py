@@ -92,7 +92,7 @@ def _picture() -> Iterator[Finding]:
     from lienzo.provenance.writing import save
     from lienzo.studio import Pipeline
 
-    pipeline = Pipeline.load()
+    pipeline = Pipeline.load(mark="off", private=False)  # nothing of this goes into anybody's log
     yield Finding("ok", "embedded model", f"{pipeline.bundle.name}, digest {pipeline.bundle.digest}")
     first, second = (pipeline(Request("a red circle", seed=1, steps=2)) for _ in range(2))
     same = bool((first.pixels == second.pixels).all())

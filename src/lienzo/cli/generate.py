@@ -19,13 +19,13 @@ from lienzo.cli.progress import Progress, progress
 from lienzo.cli.text import note, plain, print_json, warn
 from lienzo.errors import InputError, OutputError
 from lienzo.provenance.files import IfExists, check_target, kind_of
+from lienzo.provenance.settings import LEVELS, Settings
 
 if TYPE_CHECKING:
     from lienzo.models.bundle import Bundle
     from lienzo.pipeline.generate import Result, Step
     from lienzo.pipeline.request import Request
     from lienzo.provenance.metadata import Record
-    from lienzo.provenance.settings import Settings
 
 SETTINGS: Mapping[str, str] = {
     "negative_prompt": "--negative",
@@ -135,7 +135,7 @@ class Generate(click.Command):
 @click.option("--force", is_flag=True, help="Overwrite the file that --out names.")
 @click.option(
     "--mark",
-    type=click.Choice(["off", "credentials", "full", "latent"]),
+    type=click.Choice(LEVELS),
     help="How the picture accounts for itself; see docs/howto/verify.md. [default: LIENZO_MARK, else full]",
 )
 @click.option(
@@ -213,8 +213,6 @@ def generate(prompts: tuple[str, ...], **given: Any) -> None:
         )
     if given["out"] and not _is_folder(given["out"]):
         kind_of(Path(given["out"]))
-    from lienzo.provenance.settings import Settings
-
     texts = _prompts(prompts, each=given["each"])
     record, requests = _requests(texts, given)
     with _folder(given["out"]):
@@ -237,7 +235,7 @@ class _Job:
     targets: Sequence[tuple[Path, IfExists]]
     record: "Record | None"
     silent: bool
-    settings: "Settings"
+    settings: Settings
     made: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

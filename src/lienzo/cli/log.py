@@ -21,7 +21,7 @@ EXIT = {"proved": 0, "not proved": 1, "tampered": 3}
 
 def log_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
-        "--log", "where", metavar="URL", envvar="LIENZO_LOG",
+        "--log", "where", metavar="URL",
         help="A file or database (postgresql://...); otherwise LIENZO_LOG, or `log.db` in lienzo's folder.",
     )(command)  # fmt: skip
 
@@ -135,24 +135,25 @@ def verify(file: Path, key: str | None, held: tuple[Path, ...], as_json: bool) -
     roots = trusted_roots()
     stamped = (lambda answer, message: verify_timestamp(answer, message, roots)) if roots else None
     given = None if key is None else NoteKey.parse(key)
-    keys = _keys(own=False) if given is None else [PublicKey.from_spki(given.spki)]
+    keys = log_keys(own=False) if given is None else [PublicKey.from_spki(given.spki)]
     audit = verify_export(file, keys, origin=None if given is None else given.name, held=notes, stamped=stamped)
     _report(audit, as_json)
 
 
 def _opened(where: str | None, *, sign: bool) -> "Log":
     """The log, with the keys of this machine."""
-    from lienzo.provenance.keys import Keystore, home
+    from lienzo.provenance.keys import Keystore
     from lienzo.provenance.log import Log
+    from lienzo.provenance.settings import Settings
 
-    keys = _keys(own=True)
-    place = where or str(home() / "log.db")
+    keys = log_keys(own=True)
+    place = Settings.read(log=where).place("log")
     if not keys:
         raise LogError(f"{place}: there is no key of a log here yet. It is made with the first picture that is logged.")
     return Log.open(place, signer=Keystore().signer("log") if sign else None, keys=keys)
 
 
-def _keys(*, own: bool) -> "list[PublicKey]":
+def log_keys(*, own: bool) -> "list[PublicKey]":
     """Public keys that a log may be signed with."""
     from lienzo.provenance.keys import Keystore
 

@@ -1,15 +1,15 @@
 """`lienzo policy`: what the prompt policy says of a prompt, what it is, and how often it is wrong."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from lienzo.cli.params import json_option
+from lienzo.cli.params import F, json_option
 from lienzo.cli.text import note, plain, print_json, table
 
-F = TypeVar("F", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from lienzo.safety import Policy
 
 
 @click.group(short_help="Look at the prompt policy.")
@@ -19,7 +19,7 @@ def policy() -> None:
 
 def policy_options(command: F) -> F:
     for option in (
-        click.option("--tenant", metavar="NAME", help="Whose rules. [default: those for everybody]"),
+        click.option("--tenant", metavar="NAME", help="Whose rules. [default: LIENZO_TENANT's]"),
         click.option(
             "--policy", "file", metavar="FILE", type=click.Path(path_type=Path),
             help="A policy, TOML. [default: what LIENZO_POLICY names, else lienzo's own]",
@@ -41,10 +41,7 @@ def check(prompt: str, negative: str, file: Path | None, tenant: str | None, as_
     """
     from dataclasses import asdict
 
-    from lienzo.safety import load_policy
-
-    loaded = load_policy(file)
-    _note_tenant(tenant, loaded.tenants)
+    loaded, tenant = _loaded(file, tenant)
     matches = loaded.matches(prompt, negative, tenant=tenant)
     outcome = loaded.outcome(matches, tenant)
     if as_json:
@@ -61,10 +58,7 @@ def check(prompt: str, negative: str, file: Path | None, tenant: str | None, as_
 @json_option
 def show(file: Path | None, tenant: str | None, as_json: bool) -> None:
     """Show the rules that apply, their digest, and which tenants have rules of their own."""
-    from lienzo.safety import load_policy
-
-    loaded = load_policy(file)
-    _note_tenant(tenant, loaded.tenants)
+    loaded, tenant = _loaded(file, tenant)
     rules = loaded.rules_for(tenant)
     if as_json:
         print_json(
@@ -100,11 +94,9 @@ def measure(labelled: Path, file: Path | None, tenant: str | None, as_json: bool
     """Measure how often the policy is wrong on the prompts in FILE, a CSV with the columns `prompt` and `label` ("safe" or
     "unsafe"): error rates with their intervals of 95 in 100.
     """
-    from lienzo.safety import load_policy
     from lienzo.safety.measure import measure_prompts, to_dict
 
-    loaded = load_policy(file)
-    _note_tenant(tenant, loaded.tenants)
+    loaded, tenant = _loaded(file, tenant)
     rates = measure_prompts(labelled, loaded, tenant)
     if as_json:
         what = f"prompt policy {loaded.digest(tenant)}"
@@ -113,6 +105,13 @@ def measure(labelled: Path, file: Path | None, tenant: str | None, as_json: bool
     table([(r.name, f"{r.value:.4g} [{r.low:.4g}, {r.high:.4g}] of {r.n}", r.about) for r in rates])
 
 
-def _note_tenant(tenant: str | None, known: Any) -> None:
-    if tenant is not None and tenant not in known:
+def _loaded(file: Path | None, tenant: str | None) -> "tuple[Policy, str]":
+    """The policy and the tenant that were named, or those that are set."""
+    from lienzo.provenance.settings import Settings
+    from lienzo.safety import load_policy
+
+    settings = Settings.read(policy=None if file is None else str(file), tenant=tenant)
+    loaded = load_policy(settings.policy)
+    if tenant is not None and tenant not in loaded.tenants:
         note(f"The policy has nothing for the tenant {tenant!r}; the rules for everybody apply.")
+    return loaded, settings.tenant

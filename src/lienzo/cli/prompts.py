@@ -17,7 +17,7 @@ def records_option(command: F) -> F:
     return click.option(
         "--records",
         metavar="FILE|URL",
-        help="Where they are kept: a SQLite file, or postgresql://user@host/name; otherwise $LIENZO_HOME/records.db.",
+        help="Where they are kept: a SQLite file, or postgresql://user@host/name; otherwise LIENZO_RECORDS, or `records.db` in lienzo's folder.",
     )(command)
 
 
@@ -95,5 +95,6 @@ def rotate(records: str | None, as_json: bool) -> None:
 
 def _store(records: str | None) -> "PromptStore":
     from lienzo.provenance.prompts import PromptStore
+    from lienzo.provenance.settings import Settings
 
-    return PromptStore(records)
+    return PromptStore(Settings.read(records=records).place("records"))

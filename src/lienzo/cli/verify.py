@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lienzo.cli.log import log_keys
 from lienzo.cli.params import json_option
 from lienzo.cli.text import note, plain, print_json
 from lienzo.errors import InputError
@@ -70,7 +71,7 @@ def _verdict(picture: Path, logs: tuple[str, ...], reveal: Path | None, again: b
 
     store = Keystore()
     known = store.keys()
-    log_keys = [key.public for key in known if key.revoked is None and key.public.algorithm == "ed25519"]
+    trusted = log_keys(own=False)
     data = _read(picture)
     found = examine(
         data,
@@ -82,8 +83,8 @@ def _verdict(picture: Path, logs: tuple[str, ...], reveal: Path | None, again: b
     sources = Sources(
         keys=known,
         watermark_keys=store.secrets("watermark"),
-        log_keys=log_keys,
-        ledgers=_ledgers(logs, log_keys),
+        log_keys=trusted,
+        ledgers=_ledgers(logs, trusted),
         opened=opened,
         regenerate=_maker(data, None if opened is None else opened[0], store, model) if again else None,
     )

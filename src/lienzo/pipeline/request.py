@@ -32,6 +32,8 @@ from lienzo.rng import SEED_LIMIT, new_seed
 MAX_SIDE = 8192
 MAX_AREA = 8192 * 4608
 MAX_PROMPT = 10_000
+MAX_FILE = 100_000_000
+"""Bytes of an input picture's file that is kept beside its pixels, for the credentials in it."""
 
 
 class InputImage(BaseModel):
@@ -54,7 +56,7 @@ class InputImage(BaseModel):
         """From any PIL picture; see `lienzo.images.normalize` for what becomes of rotation, CMYK and so on.
 
         Args:
-            file: that it was read from, whose own credentials are kept as an ingredient's.
+            file: that it was read from, with its own credentials; None: not known, or too large to keep.
         """
         image = normalize(image)
         header = f"{image.mode} {image.width}x{image.height}\n".encode()
@@ -70,7 +72,7 @@ class InputImage(BaseModel):
 
     @property
     def file(self) -> bytes | None:
-        """The file that it was read from, where it was one."""
+        """The bytes of the file that it was read from; None where it was none, or too large to keep."""
         return self._file
 
     @property
@@ -90,9 +92,10 @@ class InputImage(BaseModel):
 
 def _as_input(value: Any) -> Any:
     if isinstance(value, (str, Path)):
-        return InputImage.of(open_image(Path(value)), Path(value).read_bytes())
+        image, path = open_image(Path(value)), Path(value)
+        return InputImage.of(image, path.read_bytes() if path.stat().st_size <= MAX_FILE else None)
     if isinstance(value, bytes):
-        return InputImage.of(open_image(value), value)
+        return InputImage.of(open_image(value), value if len(value) <= MAX_FILE else None)
     return InputImage.of(value) if isinstance(value, Image.Image) else value
 
 

@@ -18,6 +18,7 @@ from lienzo.provenance.files import kind_of_data
 MOST_BYTES: Final = 200_000_000
 """Of a file."""
 MAX_PIXELS: Final = 64_000_000
+"""As `lienzo.images` has it, which brings torch: too heavy for a process that looks at one picture."""
 
 _SECONDS, _MEMORY = 60.0, 3 << 30
 

@@ -292,7 +292,13 @@ class Keystore:
     def forget(self, purpose: str, secret: bytes) -> None:
         """Remove the file of a secret that nothing needs any more; forgetting it twice does nothing."""
         for path in self._vault.generations(purpose, "hex"):
-            if hmac.compare_digest(self._read_secret(path), secret):
+            try:
+                same = hmac.compare_digest(self._read_secret(path), secret)
+            except KeystoreError:
+                if path.exists():
+                    raise
+                continue  # another process forgot it in between
+            if same:
                 self._vault.remove(path)
 
     def rotate(self, purpose: str, *, algorithm: Algorithm | None = None) -> PublicKey | None:

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from lienzo import __version__
-from lienzo.errors import RecordError
-from lienzo.images import to_image
+from lienzo.errors import LogError, RecordError, UnknownKeyError
+from lienzo.images import png, to_image
 from lienzo.pipeline.generate import Result
 from lienzo.pipeline.request import InputImage, Request
 from lienzo.provenance.certificates import anchors, issuer
@@ -140,7 +140,11 @@ class Notary:
         if whole:
             proof = self.log.proof(self.log.append(entry(signed), receipt.id))
         return Marked(
-            **{name: getattr(result, name) for name in ("request", "pixels", "latents", "bundle", "warnings")},
+            request=result.request,
+            pixels=result.pixels,
+            latents=result.latents,
+            bundle=result.bundle,
+            warnings=result.warnings,
             marked=picture,
             signed=signed,
             proof=proof,
@@ -156,9 +160,17 @@ class Notary:
         """
         from lienzo.provenance.log import Log
 
-        signer = self.keys.signer("log")
-        earlier = [key.public for key in self.keys.keys() if key.own and key.name == "log"]
-        return Log.open(self.settings.place("log"), signer=signer, keys=earlier)
+        place, signer = self.settings.place("log"), self.keys.signer("log")
+        own = [key for key in self.keys.keys() if key.own and key.name == "log"]
+        try:
+            return Log.open(place, signer=signer, keys=[key.public for key in own if key.revoked is None])
+        except UnknownKeyError as error:
+            if all(key.revoked is None for key in own):
+                raise
+            raise LogError(
+                f"{error} A key of the log was revoked. Nothing can be added to what it signed: keep {place} for what it still "
+                "tells, and begin another log, by moving it or with LIENZO_LOG."
+            ) from None
 
     @cached_property
     def records(self) -> PromptStore:
@@ -185,7 +197,7 @@ class Notary:
 
     def _sign(self, data: bytes, kind: Kind, marked: Marked) -> bytes:
         receipt, init = marked.signed.receipt, marked.request.init
-        parent = None if init is None or init.file is None else Parent(init.file, "the picture to start from")
+        parent = None if init is None else Parent(init.file or png(init.image), "the picture to start from")
         signed = add(
             data,
             kind,
@@ -194,7 +206,7 @@ class Notary:
             receipt=marked.document,
             binding=SoftBinding(ALGORITHM, receipt.id) if "watermark" in receipt.marks else None,
             parent=parent,
-            composite=marked.request.mask is not None and parent is not None,
+            composite=marked.request.mask is not None,
             authority=configured(),
             trust_anchors=anchors(self.keys),
         )

@@ -10,7 +10,6 @@ import binascii
 import functools
 import os
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1
 """Version of the tables below; it is bound into every cell."""
 
-_TRIES = 10  # at keys that another process changes at the same moment
+_TRIES = 5  # at keys that another process changes at the same moment
 
 
 @dataclass(frozen=True)
@@ -169,8 +168,7 @@ class PromptStore:
             except KeystoreError:
                 if attempt == _TRIES:
                     raise
-                time.sleep(0.01 * attempt)  # perhaps another process changed keys since the row was read
-                continue
+                continue  # perhaps another process changed keys since the row was read
             cells = {name: data_key.open(_blob(row[name]), place, name) for name in ("request", "salt")}
             return Kept(place.record, place.tenant, **cells)
         raise AssertionError("not reached")
@@ -208,22 +206,28 @@ class PromptStore:
         resumed = bool(ring.older)
         if not resumed:
             ring = self._keys.renew()
-        rewrapped = 0
+        rewrapped, retired = 0, list[str]()
         while True:
             done = rewrap(ring, self._wrapped_by_others(ring.current.id), self._replace, batch=batch)
             rewrapped += done.replaced
             before, ring = ring, self._keys.ring()
-            if not done.replaced and ring == before:  # else somebody put records or changed keys in between
-                break
-        with self._database.writing() as connection:
-            if not self._may_wrap(connection, ring.current.id):
-                raise _retired(ring.current.id)
-        retired = tuple(key.id for key in ring.older if self._retire(key.id))
+            if done.replaced or ring != before:
+                continue  # somebody put records or changed keys in between
+            with self._database.writing() as connection:
+                may_wrap = self._may_wrap(connection, ring.current.id)
+            if not may_wrap:
+                before, ring = ring, self._keys.ring()
+                if ring == before:  # nobody but whoever gave the keys can help
+                    raise _retired(ring.current.id)
+                continue
+            retired = [key.id for key in ring.older if self._retire(key.id)]
+            if done.failed or len(retired) == len(ring.older):
+                break  # else somebody put a record by an older key just before it was retired
         for key_id in retired:
             self._keys.retire(key_id)
         self._database.scrub()
         failed = tuple((place.record, why) for place, why in done.failed)
-        return Rotation(ring.current.id, resumed, rewrapped, retired, failed)
+        return Rotation(ring.current.id, resumed, rewrapped, tuple(retired), failed)
 
     def close(self) -> None:
         self._database.close()

@@ -5,7 +5,6 @@ else it is the default below. A file or a value that is not understood is an err
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Final, Literal, Self, get_args
 from lienzo.config import Config
 from lienzo.errors import ConfigError, nearest
 from lienzo.provenance.keys import home
+from lienzo.toml import read_toml
 
 Level = Literal["off", "credentials", "full", "latent"]
 LEVELS: Final[tuple[str, ...]] = get_args(Level)
@@ -100,14 +100,9 @@ def _truth(name: str, value: str) -> bool:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}.") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not TOML ({error}).") from None
+    tables = read_toml(path, "The settings")
     unknown = set(tables) - {TABLE}
     if unknown or not isinstance(tables.get(TABLE, {}), dict):
         raise ConfigError(f"{path}: got {', '.join(sorted(unknown)) or TABLE}; expected one table, [{TABLE}].")

@@ -3,8 +3,8 @@
 Each layer says that it holds, that it fails (it is there, and contradicts the picture or itself), that it is absent, or
 that it cannot be judged here (for want of a key, a log or a model). Together:
 
-* proved: a trusted signature over exactly this file, or a watermark that leads to a logged record of a picture that looks
-  like this one;
+* proved: a trusted signature over exactly this file; or, of a file without a receipt, a watermark that leads to a logged
+  record of a picture that looks like this one;
 * tampered: some layer fails;
 * not proved: neither.
 """
@@ -26,6 +26,8 @@ from lienzo.provenance.receipt import entry as entry_of
 
 State = Literal["holds", "fails", "absent", "unknown"]
 Outcome = Literal["proved", "not proved", "tampered"]
+_OF_SIGNER: Final = ("signingCredential.", "claimSignature.outsideValidity", "timeStamp.")
+"""C2PA's codes (specification 2.2, section 15.2)."""
 EXIT: Final[dict[Outcome, int]] = {"proved": 0, "not proved": 1, "tampered": 3}
 
 
@@ -86,7 +88,7 @@ class Sources:
 
     Attributes:
         keys: whose signatures count.
-        watermark_keys: whose marks can be read.
+        watermark_keys: whose marks are known as one's own.
         log_keys: that logs may be signed with, for the proofs that pictures carry.
         ledgers: where records are looked up.
         opened: request and salt that somebody revealed.
@@ -131,7 +133,8 @@ def _together(states: Mapping[str, State], layers: Iterable[Layer]) -> tuple[Out
         return "tampered", f"Something was changed, forged or moved: {', '.join(failing)}."
     if states["credentials"] == states["receipt"] == "holds":
         return "proved", "This very file is as it was signed, by a key that you trust."
-    if states["watermark"] == states["log"] == states["likeness"] == "holds":
+    # a receipt that is not trusted, or not any more, is no reason to trust the rest
+    if states["receipt"] == "absent" and states["watermark"] == states["log"] == states["likeness"] == "holds":
         return "proved", (
             "A picture that looks like this one was made and logged, and its mark is in these pixels. "
             "Not proved: that nothing in it was changed since."
@@ -144,6 +147,9 @@ def _together(states: Mapping[str, State], layers: Iterable[Layer]) -> tuple[Out
 
 def _credentials(found: Evidence) -> Layer:
     who = found.signer or "nobody named"
+    failures = ", ".join(found.failures)
+    if found.credentials == "Invalid" and found.failures and all(map(_of_signer, found.failures)):
+        return Layer("credentials", "unknown", f"Content Credentials of a signer who does not count: {failures}.")
     match found.credentials:
         case "Trusted":
             return Layer("credentials", "holds", f"Content Credentials over exactly this file, signed by {who}.")
@@ -153,7 +159,12 @@ def _credentials(found: Evidence) -> Layer:
             )
         case "absent":
             return Layer("credentials", "absent", "No Content Credentials: none were made, or a program removed them.")
-    return Layer("credentials", "fails", f"Content Credentials that do not fit this file: {', '.join(found.failures)}.")
+    return Layer("credentials", "fails", f"Content Credentials that do not fit this file: {failures}.")
+
+
+def _of_signer(failure: str) -> bool:
+    """Whether it is about who signed and when (a certificate that expired or was revoked), not about what was signed."""
+    return failure.startswith(_OF_SIGNER)
 
 
 def _receipt(found: Evidence, keys: Sequence[KnownKey]) -> tuple[SignedReceipt | None, Layer]:
@@ -197,22 +208,18 @@ def _watermark(image: Image.Image, signed: SignedReceipt | None, keys: Sequence[
     from lienzo.provenance.watermark import find
 
     name = "watermark"
-    expected = signed is not None and "watermark" in signed.receipt.marks
-    if not keys:
-        return Layer(name, "unknown", "No key here to read a watermark with."), None
     mark = find(image, keys)
     if mark is None:
-        if expected:
-            return Layer(
-                name, "unknown", "The receipt says that there is a watermark, but no key here reads one."
-            ), None
-        return Layer(name, "absent", "No watermark of ours is found."), None
+        if signed is not None and "watermark" in signed.receipt.marks:
+            return Layer(name, "unknown", "The receipt says that there is a watermark, but none is found."), None
+        return Layer(name, "absent", "No watermark is found."), None
     record = f"{mark.record_id:012x}"
     if signed is not None and signed.receipt.id != record:
         return Layer(
             name, "fails", f"The watermark leads to record {record}, the receipt is {signed.receipt.id}."
         ), record
-    return Layer(name, "holds", f"A watermark of ours leads to record {record}."), record
+    whose = "made with a key of yours" if mark.tag_valid else "by whose key cannot be told here"
+    return Layer(name, "holds", f"A watermark, {whose}, leads to record {record}."), record
 
 
 def _logged(

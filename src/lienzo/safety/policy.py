@@ -21,7 +21,6 @@ and then every rule looks at it.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,6 @@ MOST_LETTERS: Final = 10_000
 BETWEEN: Final = "-_'’"
 """What may stand between the words of a term beside blanks; in a prompt, anything that is no letter or digit may."""
 DEFAULT: Final = Path(__file__).parent.parent / "assets" / "policy.toml"
-VARIABLE: Final = "LIENZO_POLICY"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 Words = Annotated[str, Field(min_length=1, max_length=200)]
@@ -237,13 +235,13 @@ def load_policy(path: str | Path | None = None) -> Policy:
     """Read a policy.
 
     Args:
-        path: None: the file that LIENZO_POLICY names, else the short one that comes with lienzo.
+        path: None: the short one that comes with lienzo.
 
     Raises:
         ConfigError: no such file, an unknown key, a value that is not allowed, or patterns without the package for them; all
             of that is listed.
     """
-    file = Path(path or os.environ.get(VARIABLE) or DEFAULT).expanduser()
+    file = Path(path or DEFAULT).expanduser()
     data = read_toml(file, "The policy")
     try:
         return Policy.model_validate(data)
