@@ -1,6 +1,6 @@
 """Calibrate and measure `lienzo detect` on the embedded model, in one run.
 
-    python benchmarks/detection.py [--count 300] [--work DIR] [--no-write]
+    python -m benchmarks.detection [--count 300] [--work DIR] [--no-write]
 
 Pictures of the model and of others are made (see `OTHERS` and `ATTACKS`); one half calibrates, the other, of other seeds and
 prompts, is measured. Written are src/lienzo/assets/detect/boceto.json, which the package carries, and the tables of

@@ -1,6 +1,6 @@
 """How well marks in the initial noise are recognised in the embedded model's pictures.
 
-    python benchmarks/latent_watermark.py [--pictures 60] [--json latent.json]
+    python -m benchmarks.latent_watermark [--pictures 60] [--json latent.json]
 
 Several samplers and guidance scales in turn. The fit is `recognise`'s: chance has one of standard deviation 1, and above
 5.26 a mark is recognised among one record. In the finished latents it is what walking backwards can do, in pictures what

@@ -1,6 +1,6 @@
 """What the pixel watermark survives, and what it costs.
 
-    python benchmarks/watermark.py [--generated 300] [--drawn 300] [--textures 100] [--json FILE] [--page docs/explanation/watermark.md]
+    python -m benchmarks.watermark [--generated 300] [--drawn 300] [--textures 100] [--json FILE] [--page docs/explanation/watermark.md]
 
 Pictures are those of the embedded model and the scenes that it learned from, at 128x128, and textures: noise whose power
 falls as a photograph's does, at 256x256. Each is marked, changed and read; a set takes some seconds a picture. The share of right bits is
@@ -33,7 +33,7 @@ TRIES = 2 * pixels._TRIED
 FALSE = TRIES * (
     sum(math.comb(BITS, i) for i in range(8)) / 2**63 + sum(math.comb(BITS, i) for i in range(11)) / 2**63 / 2**16
 )
-BEGIN, END = "<!-- measured: python benchmarks/watermark.py -->", "<!-- end of what was measured -->"
+BEGIN, END = "<!-- measured: python -m benchmarks.watermark -->", "<!-- end of what was measured -->"
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -234,7 +234,7 @@ def rates(sets: dict[str, Any]) -> dict[str, Any]:
         f"{1000 * one['mark_seconds_median']:.0f} ms to put it on"
         for name, one in sets.items()
     ]
-    return {"what": "pixel watermark", "made_by": "python benchmarks/watermark.py", "rates": rows, "notes": notes}
+    return {"what": "pixel watermark", "made_by": "python -m benchmarks.watermark", "rates": rows, "notes": notes}
 
 
 def table(sets: dict[str, Any]) -> str:

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import lienzo
-from lienzo.errors import RequestError
+from lienzo.errors import BlockedError, RequestError
+from lienzo.provenance.keys import Keystore
+from lienzo.provenance.watermark import find
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -78,7 +81,7 @@ def test_wrong_values(model: Loader, arguments: dict[str, Any], words: str) -> N
 def test_loading_refuses_what_it_would_ignore(model: Loader) -> None:
     with pytest.raises(RequestError, match="device_map not supported"):
         lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"), device_map="auto")
-    with pytest.raises(RequestError, match="no checker runs"):
+    with pytest.raises(RequestError, match="LIENZO_SAFETY"):
         lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"), requires_safety_checker=True)
 
 
@@ -207,3 +210,32 @@ def test_what_is_fused_hides_is_told(model: Loader) -> None:
     assert not torch.equal(of_seed(pipe), fused)
     pipe.delete_adapters(["style", "style"])
     assert pipe.get_active_adapters() == ["other"]
+
+
+@pytest.mark.parametrize("output_type", ["pil", "latent"])
+def test_the_prompt_policy_holds(
+    model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output_type: str
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[rules]]\nname = "c"\naction = "deny"\nterms = ["circle"]\nreason = "no circles here"\n')
+    monkeypatch.setenv("LIENZO_POLICY", str(policy))
+    pipe = lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"))
+    with pytest.raises(BlockedError, match="no circles here"):
+        pipe("a red circle", num_inference_steps=1, output_type=output_type)
+
+
+def test_pictures_are_marked_in_every_form(model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"))
+
+    def made(output_type: str) -> Any:
+        source = torch.Generator().manual_seed(3)
+        options = {"num_inference_steps": 1, "height": 64, "width": 64, "output_type": output_type}
+        return pipe("a red circle", generator=source, **options).images
+
+    bare = np.asarray(made("pil")[0])
+    monkeypatch.setenv("LIENZO_MARK", "full")
+    marked = np.asarray(made("pil")[0])
+    assert find(Image.fromarray(marked), [Keystore().secret("watermark")]) is not None
+    assert (marked != bare).any()
+    assert (np.rint(made("np")[0] * 255) == marked).all()
+    assert (np.rint(made("pt")[0].permute(1, 2, 0).numpy() * 255) == marked).all()

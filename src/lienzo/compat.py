@@ -4,6 +4,7 @@ What is not supported is an error that says so; nothing is accepted and ignored.
 drawn on the CPU, so generators must be CPU generators, and a picture does not depend on the device.
 """
 
+import hashlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,9 @@ from lienzo.models.bundle import Bundle
 from lienzo.pipeline.generate import Result, Sample, Step, default_sampler, native_size, sample
 from lienzo.pipeline.request import Request
 from lienzo.provenance.marking import Marked
+from lienzo.rng import SEED_LIMIT, new_seed
 from lienzo.rng import generator as seeded
-from lienzo.rng import new_seed
-from lienzo.studio import make
+from lienzo.studio import house, make
 from lienzo.weights import load
 from lienzo.weights.adapters import Adapter, Embedding, Weighted, load_adapter, load_embedding, merged, with_adapters
 
@@ -39,7 +40,7 @@ Several = str | Sequence[str]
 
 @dataclass(frozen=True)
 class StableDiffusionPipelineOutput:
-    """Attributes as diffusers names them; `nsfw_content_detected` is None, since no safety checker ran."""
+    """Attributes as diffusers names them; `nsfw_content_detected` is None, since what a checker blocks is an error."""
 
     images: Any
     nsfw_content_detected: None = None
@@ -87,7 +88,7 @@ class _Pipeline:
         Args:
             torch_dtype: None is fp32.
             local_files_only: never ask the hub.
-            safety_checker, feature_extractor: None only; no checker runs.
+            safety_checker, feature_extractor: None only; lienzo's own is set up for all pictures (LIENZO_SAFETY).
 
         Raises:
             RequestError: an argument that is not supported.
@@ -95,7 +96,9 @@ class _Pipeline:
         """
         _refuse(unsupported, "from_pretrained", "torch_dtype, revision, variant, local_files_only")
         if safety_checker is not None or requires_safety_checker or feature_extractor is not None:
-            raise RequestError("safety_checker and feature_extractor: only None is supported; no checker runs.")
+            raise RequestError(
+                "safety_checker and feature_extractor: only None is supported. Name the checker's weights in LIENZO_SAFETY instead."
+            )
         folder = Path(pretrained_model_name_or_path)
         if use_safetensors and folder.is_dir() and not any(folder.rglob("*.safetensors")):
             raise RequestError(f"use_safetensors: got True; {folder.name} holds no .safetensors files. Leave it out.")
@@ -405,23 +408,29 @@ class _Pipeline:
             raise RequestError(f"num_images_per_prompt: got {copies!r}; give a whole number from 1.")
         if isinstance(guidance_scale, (int, float)) and math.isfinite(guidance_scale):
             guidance_scale = max(1.0, guidance_scale)  # diffusers guides above 1 only
-        requests = [
-            Request(
-                text,
-                negative_prompt=negative,
-                guidance_scale=guidance_scale,
-                clip_skip=clip_skip or 0,
-                vae_tiling=self._tiling,
-                **picture,
-                **settings,
-            )
+        asked = [
+            {"prompt": text, "negative_prompt": negative, **picture}
             for text, negative, picture in zip(prompts, negatives, pictures, strict=True)
             for _ in range(copies)
         ]
+        sources = _sources(generator, len(asked))
+        requests = [
+            Request(
+                seed=_seed_of(source),
+                guidance_scale=guidance_scale,
+                clip_skip=clip_skip or 0,
+                vae_tiling=self._tiling,
+                **one,
+                **settings,
+            )
+            for one, source in zip(asked, sources, strict=True)
+        ]
         if latents is not None and not isinstance(latents, Tensor):
             raise RequestError(f"latents: got {type(latents).__name__}; give a tensor.")
+        if output_type == "latent":  # no picture leaves, but its latents do
+            house().admit(requests)
         start = sample if output_type == "latent" else make
-        run = start(self._bundle, requests, generators=_sources(generator, len(requests)), latents=latents)
+        run = start(self._bundle, requests, generators=sources, latents=latents)
         images = _output(self._iterate(run, callback_on_step_end), output_type)
         return StableDiffusionPipelineOutput(images) if return_dict else (images, None)
 
@@ -650,6 +659,17 @@ def _sources(generator: Generator | Sequence[Generator] | None, count: int) -> l
             "generator: got one of another device; noise is always drawn on the CPU. Give torch.Generator('cpu')."
         )
     return sources
+
+
+def _seed_of(source: Generator) -> int:
+    """The seed that gives this source; where it was drawn from before, one that stands for the state that it is in.
+
+    The mark in a picture is a function of its request, so that the same state has to give the same one.
+    """
+    state, seed = source.get_state(), source.initial_seed()
+    if seed < SEED_LIMIT and state.equal(seeded(seed).get_state()):
+        return seed
+    return int.from_bytes(hashlib.sha256(state.numpy().tobytes()).digest()[:4])
 
 
 def _output(made: Sequence[Sample | Result], output_type: str) -> Any:

@@ -67,14 +67,22 @@ class House:
             BlockedError: the policy does not admit a prompt, or a check blocks a picture. Nothing of the batch is returned.
         """
         batch = [requests] if isinstance(requests, Request) else list(requests)
-        tenant = self.settings.tenant
-        admitted = [safety.require(safety.check_prompt(request, self.policy, tenant)) for request in batch]
+        admitted = self.admit(batch)
         if self.settings.mark == "latent" and latents is None:
             latents = latents_for(bundle, batch, self.notary.keys.secret("watermark"))
         meter = Meter()
         results = yield from generate(bundle, batch, generators=generators, latents=latents)
         spent = meter.spent().share(of=max(len(results), 1))
         return tuple(self._finished(*one, spent) for one in zip(results, admitted, strict=True))
+
+    def admit(self, requests: Sequence[Request]) -> list[safety.Outcome]:
+        """What the policy says of each prompt.
+
+        Raises:
+            BlockedError: it does not admit one.
+        """
+        tenant = self.settings.tenant
+        return [safety.require(safety.check_prompt(request, self.policy, tenant)) for request in requests]
 
     def _finished(self, result: Result, admitted: safety.Outcome, spent: Spent) -> Result:
         seen = safety.require(safety.check_picture(result.image, self.checks))

@@ -6,7 +6,7 @@
 | JPEG | XMP, property `record` of `NAMESPACE` | EXIF UserComment |
 | WebP | XMP, property `record` of `NAMESPACE` | EXIF UserComment |
 
-A file with the same request, weights and software has the same bytes: there is no time and no path in it.
+An unmarked file with the same request, weights and software has the same bytes: there is no time and no path in it.
 """
 
 import hashlib

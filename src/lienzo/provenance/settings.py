@@ -13,7 +13,6 @@ from typing import Any, Final, Literal, Self, get_args
 from lienzo.config import Config
 from lienzo.errors import ConfigError, nearest
 from lienzo.provenance.keys import home
-from lienzo.toml import read_toml
 
 Level = Literal["off", "credentials", "full", "latent"]
 LEVELS: Final[tuple[str, ...]] = get_args(Level)
@@ -102,6 +101,8 @@ def _truth(name: str, value: str) -> bool:
 def _file(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
+    from lienzo.toml import read_toml  # brings pydantic, which the command line does without
+
     tables = read_toml(path, "The settings")
     unknown = set(tables) - {TABLE}
     if unknown or not isinstance(tables.get(TABLE, {}), dict):
