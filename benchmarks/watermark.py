@@ -25,6 +25,7 @@ from PIL import Image, ImageFilter, ImageOps
 from boceto.scenes import FAMILIES, captions, render, sample_scene
 from lienzo.provenance.watermark import find, mark, pixels
 from lienzo.provenance.watermark.payload import BITS, codeword
+from lienzo.shares import wilson
 
 KEY = b"benchmark" * 4
 BICUBIC = Image.Resampling.BICUBIC
@@ -150,12 +151,6 @@ def right_bits(image: Image.Image, record: int) -> float:
     _, bits = max(fits, key=lambda fit: fit[0])
     word = codeword(record, KEY)
     return float(np.mean([bool(bit) == bool(word >> i & 1) for i, bit in enumerate(bits)]))
-
-
-def wilson(hits: int, of: int) -> tuple[float, float]:
-    z, share = 1.959964, hits / of
-    middle, half = share + z * z / (2 * of), z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    return max(0.0, (middle - half) / (1 + z * z / of)), min(1.0, (middle + half) / (1 + z * z / of))
 
 
 def psnr(one: Image.Image, other: Image.Image) -> float:

@@ -31,6 +31,7 @@ from lienzo.evaluation.metrics import frechet
 from lienzo.images import to_image, to_tensor
 from lienzo.models.bundle import Bundle
 from lienzo.pipeline.generate import native_size
+from lienzo.shares import wilson
 from lienzo.weights import load
 from lienzo.weights.clip import LoadedCLIP, load_clip
 
@@ -99,14 +100,6 @@ def there_and_back(bundle: Bundle, pictures: Sequence[Image.Image]) -> Iterator[
 
 def _no_noise() -> torch.Tensor:
     raise AssertionError(f"{SAMPLER} is deterministic.")
-
-
-def wilson(right: int, of: int) -> tuple[float, float]:
-    """95 % interval of a proportion (E. B. Wilson, 1927)."""
-    z, p = 1.96, right / of
-    middle = (p + z * z / (2 * of)) / (1 + z * z / of)
-    half = z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of)) / (1 + z * z / of)
-    return middle - half, middle + half
 
 
 def row(rights: Sequence[bool]) -> Row:

@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "lienzo"
 FLOORS = {
     "errors": -1,  # the vocabulary of all floors
-    "rng": 0, "images": 0, "cards": 0, "config": 0, "memory": 0, "toml": 0,
+    "rng": 0, "images": 0, "cards": 0, "config": 0, "memory": 0, "reading": 0, "shares": 0, "toml": 0,
     "diffusion": 1, "nn": 1,
     "models": 2,
     "weights": 3,

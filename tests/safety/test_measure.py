@@ -14,6 +14,7 @@ from lienzo.cli import lienzo
 from lienzo.errors import ImageError, InputError
 from lienzo.safety import Outcome, Policy
 from lienzo.safety.measure import error_rates, measure_pictures, measure_prompts
+from lienzo.shares import Z
 
 POLICY = Policy.model_validate(
     {
@@ -68,7 +69,7 @@ def test_intervals_end_where_the_share_could_just_have_come_from(hits: int, n: i
     rate = error_rates([*safe, *[("safe", Outcome(status="passed", by=("x",)))] * (n - hits)])[0]
     assert rate.value == hits / n and 0 <= rate.low <= rate.value <= rate.high <= 1
     for end in (rate.low, rate.high):
-        assert abs(end - rate.value) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n), abs=1e-9)
+        assert abs(end - rate.value) == pytest.approx(Z * math.sqrt(end * (1 - end) / n), abs=1e-9)
 
 
 def test_rates_of_pictures(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import click
 
 from lienzo.cli import signals
 from lienzo.cli.generate import MODEL_OPTIONS, as_options
-from lienzo.cli.params import Size, json_option, model_options
+from lienzo.cli.params import Size, computing_options, json_option, model_options
 from lienzo.cli.progress import Progress, progress
 from lienzo.cli.text import plain, print_json, table, warn
 from lienzo.errors import InputError, OutputError, RequestError, nearest
@@ -94,13 +94,7 @@ Exit codes: see `lienzo --help`.
 )  # fmt: skip
 @click.option("--out", metavar="FOLDER", help="[default: eval-MODEL]")
 @json_option
-@click.option(
-    "--dtype", metavar="TYPE", help="fp32, fp16 or bf16. [default: fp32 on the CPU, elsewhere the file's own]"
-)
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: cuda where there is one, else cpu]")
-@click.option(
-    "--batch", type=click.IntRange(1, 1000), default=1, metavar="N", help="Pictures made at once. [default: 1]"
-)
+@computing_options
 @model_options
 def evaluate(model: str | None, **given: Any) -> None:
     """Score MODEL on prompts: a diffusers folder, a file or a hub id; without it, the embedded model."""

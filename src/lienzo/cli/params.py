@@ -112,6 +112,23 @@ class Embedding(click.ParamType):  # type: ignore[type-arg]
         return path, token
 
 
+def computing_options(command: F) -> F:
+    """What pictures are computed with."""
+    for option in (
+        click.option(
+            "--batch", type=click.IntRange(1, 1000), default=1, metavar="N", help="Pictures made at once. [default: 1]"
+        ),
+        click.option(
+            "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: cuda where there is one, else cpu]"
+        ),
+        click.option(
+            "--dtype", metavar="TYPE", help="fp32, fp16 or bf16. [default: fp32 on the CPU, elsewhere the file's own]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def model_options(command: F) -> F:
     """How a model is found and read."""
     for option in (

@@ -9,7 +9,7 @@ import click
 from lienzo.cli import signals
 from lienzo.cli.evaluate import device_of, paint
 from lienzo.cli.generate import as_options
-from lienzo.cli.params import Size, json_option
+from lienzo.cli.params import Size, computing_options, json_option
 from lienzo.cli.progress import Progress, progress
 from lienzo.cli.text import note, plain, print_json, table
 from lienzo.errors import InputError, OutputError, RequestError
@@ -68,13 +68,7 @@ File = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--resamples", type=click.IntRange(20, 1_000_000), default=1000, metavar="N", help="For intervals. [default: 1000]"
 )  # fmt: skip
 @json_option
-@click.option(
-    "--dtype", metavar="TYPE", help="fp32, fp16 or bf16. [default: fp32 on the CPU, elsewhere the file's own]"
-)
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. [default: cuda where there is one, else cpu]")
-@click.option(
-    "--batch", type=click.IntRange(1, 1000), default=1, metavar="N", help="Pictures made at once. [default: 1]"
-)
+@computing_options
 @click.option(
     "--config", metavar="FOLDER", help="Of a single file: a diffusers folder with its configurations, or its .yaml."
 )

@@ -10,6 +10,7 @@ from lienzo.cli.log import log_keys
 from lienzo.cli.params import json_option
 from lienzo.cli.text import note, plain, print_json
 from lienzo.errors import InputError
+from lienzo.reading import read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +65,7 @@ def verify(
 
 def _verdict(picture: Path, logs: tuple[str, ...], reveal: Path | None, again: bool, model: str | None) -> "Verdict":
     from lienzo.provenance.certificates import anchors
-    from lienzo.provenance.examine import examine
+    from lienzo.provenance.examine import MOST_BYTES, examine
     from lienzo.provenance.keys import Keystore
     from lienzo.provenance.timestamps import trusted_roots
     from lienzo.provenance.verify import Sources, verify
@@ -72,7 +73,7 @@ def _verdict(picture: Path, logs: tuple[str, ...], reveal: Path | None, again: b
     store = Keystore()
     known = store.keys()
     trusted = log_keys(own=False)
-    data = _read(picture)
+    data = read_whole(picture, MOST_BYTES)
     found = examine(
         data,
         trust_anchors=anchors(store),
@@ -91,16 +92,6 @@ def _verdict(picture: Path, logs: tuple[str, ...], reveal: Path | None, again: b
     return verify(found, sources)
 
 
-def _read(picture: Path) -> bytes:
-    from lienzo.provenance.examine import MOST_BYTES
-
-    try:
-        with picture.open("rb") as file:
-            return file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{picture}: cannot be read: {error.strerror or error}.") from None
-
-
 def _ledgers(logs: tuple[str, ...], keys: "list[PublicKey]") -> "list[Ledger]":
     from lienzo.provenance.ledgers import ledger
     from lienzo.provenance.settings import Settings
@@ -116,12 +107,10 @@ def _revealed(path: Path) -> "tuple[Request, bytes]":
 
     from lienzo.pipeline.request import Request
 
+    content = read_whole(path, MAX_REVEAL)
     try:
-        with path.open("rb") as file:
-            told = json.loads(file.read(MAX_REVEAL))
+        told = json.loads(content)
         return Request.from_json(json.dumps(told["request"])), bytes.fromhex(told["salt"])
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path}: not what `lienzo prompts show RECORD --json` writes ({str(error)[:100]}). Expected request and salt."

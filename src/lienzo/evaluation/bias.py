@@ -44,7 +44,6 @@ from lienzo.errors import ConfigError, InputError, nearest
 from lienzo.evaluation.features import clip_features, text_features
 from lienzo.evaluation.metrics import Array, unit
 from lienzo.evaluation.resampling import (
-    CONFIDENCE,
     Interval,
     bootstrap,
     holm,
@@ -54,6 +53,8 @@ from lienzo.evaluation.resampling import (
     sign_flips,
 )
 from lienzo.images import open_image
+from lienzo.reading import read_whole
+from lienzo.shares import CONFIDENCE
 from lienzo.weights.clip import LoadedCLIP
 
 AUDITS = Path(__file__).parents[1] / "assets" / "audits"
@@ -208,13 +209,7 @@ def read_audit(source: str | Path) -> tuple[Audit, str]:
     path = own.get(str(source)) or Path(source)
     if not path.is_file():
         raise InputError(f"{source}: no such file, and no audit of that name. {nearest(str(source), own)}")
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path}: more than {MOST_BYTES:,} bytes. Divide it into several audits.")
+    content = read_whole(path, MOST_BYTES)
     try:
         return Audit.model_validate(tomllib.loads(content.decode())), hashlib.sha256(content).hexdigest()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

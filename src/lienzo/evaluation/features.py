@@ -75,9 +75,8 @@ def load_features(source: str | Path, *, device: str | torch.device = "cpu", off
     Raises:
         WeightsError: neither of them, or damaged.
     """
-    path = hub.local(source, "The features")
-    if not path.exists() and hub.HUB_ID.fullmatch(str(source)):
-        path = hub.fetch(str(source), offline=offline, only=[*WANTED, "*inception*.pth", "*inception*.safetensors"])
+    wanted = [*WANTED, "*inception*.pth", "*inception*.safetensors"]
+    path = hub.find(source, "The features", offline=offline, only=wanted)
     if not path.exists():
         raise ModelNotFoundError(
             f"No features at {source}: no such folder or file. A hub id has the form organisation/name."

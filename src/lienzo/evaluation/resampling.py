@@ -7,16 +7,12 @@ A share has intervals of its own, as resamples of "all right" or "none" are all 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lienzo.errors import InputError
-
-CONFIDENCE = 0.95
-Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-"""Standard deviations that `CONFIDENCE` of a normal distribution lies within."""
+from lienzo.shares import CONFIDENCE, Z, wilson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +70,10 @@ def share(hits: int, of: int) -> Interval:
     """A share and its interval after Wilson (1927), which is right for few and for none too.
 
     Raises:
-        InputError: of nothing, or more hits than there are.
+        ValueError: of nothing, or more hits than there are.
     """
-    if not 0 <= hits <= of or not of:
-        raise InputError(f"A share of {hits} in {of}: expected 0 to {of}, of 1 or more.")
-    p, z = hits / of, Z**2 / of
-    middle, half = (p + z / 2) / (1 + z), Z / (1 + z) * math.sqrt(p * (1 - p) / of + z / (4 * of))
-    return Interval(value=p, low=max(0.0, middle - half), high=min(1.0, middle + half))
+    low, high = wilson(hits, of)
+    return Interval(value=hits / of, low=low, high=high)
 
 
 def share_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Interval:

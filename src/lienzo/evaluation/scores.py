@@ -17,9 +17,10 @@ from lienzo.evaluation import metrics
 from lienzo.evaluation.features import Features, clip_features, text_features
 from lienzo.evaluation.metrics import Array
 from lienzo.evaluation.prompts import Prompt
-from lienzo.evaluation.resampling import CONFIDENCE, Interval, bootstrap, folds
+from lienzo.evaluation.resampling import Interval, bootstrap, folds
 from lienzo.images import open_image
 from lienzo.models.clip_vision import CLIP
+from lienzo.shares import CONFIDENCE
 from lienzo.weights.clip import LoadedCLIP
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")

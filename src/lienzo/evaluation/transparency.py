@@ -43,6 +43,7 @@ from lienzo.errors import ConfigError, InputError, OutputError
 from lienzo.evaluation import bias
 from lienzo.evaluation.report import KINDS, place
 from lienzo.evaluation.resampling import Interval
+from lienzo.reading import read_whole
 from lienzo.weights import ModelReport, inspect, locate, open_model
 
 CARD, REPORT, PAGE, DATA = "model-card.md", "transparency.md", "index.html", "report.json"
@@ -256,7 +257,7 @@ def read(kind: type[Kind], path: Path) -> Kind:
         InputError: no such file, unreadable or too large.
         ConfigError: it is not what it is taken for; says where.
     """
-    content = _content(path)
+    content = read_whole(path, MOST_BYTES)
     try:
         if kind is Use:
             return kind.model_validate(tomllib.loads(content.decode("utf-8-sig")))
@@ -279,24 +280,13 @@ def _file_of(kind: type[BaseModel]) -> str:
     }[kind]
 
 
-def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path}: more than {MOST_BYTES:,} bytes, which no file of this kind needs.")
-    return content
-
-
 def read_card(path: Path) -> OwnCard:
     """A `README.md` with or without the head of a model card (lines of `name: value` between two of ---).
 
     Raises:
         InputError: unreadable or too large.
     """
-    content = _content(path)
+    content = read_whole(path, MOST_BYTES)
     text = content.decode("utf-8", "replace").removeprefix("\ufeff").replace("\r\n", "\n")
     found = re.match(r"---\n(.*?)\n---\n", text, re.S)
     lines = (line.partition(":") for line in found[1].split("\n")) if found else ()
@@ -593,7 +583,7 @@ def gather(
         card=read_card(own) if own is not None else None,
         use=read(Use, use) if use is not None else None,
         training=read(Training, noted) if noted is not None else None,
-        recipe=hashlib.sha256(_content(recipe)).hexdigest() if recipe is not None else None,
+        recipe=hashlib.sha256(read_whole(recipe, MOST_BYTES)).hexdigest() if recipe is not None else None,
         data=read(Data, data) if isinstance(data, Path) else data,
         scores=_scored(evaluated, found.digest) if evaluated is not None else None,
         watermark=_measured(watermark, found.digest) if watermark is not None else None,

@@ -248,9 +248,12 @@ def _limit(seconds: float, memory: int) -> None:
     }
     for kind, most in limits.items():
         hard = resource.getrlimit(kind)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        # The system kills at the hard limit without a reason: a second later than at the soft one, which says why.
+        last = most + 1 if kind == resource.RLIMIT_CPU else most
+        if hard != resource.RLIM_INFINITY:
+            most, last = min(most, hard), min(last, hard)
         with contextlib.suppress(ValueError, OSError):  # macOS takes no limit on memory
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, (most, last))
 
 
 def _leave_network() -> None:

@@ -141,9 +141,7 @@ def load_checker(
         WeightsError: no such checker, or tensors that are not exactly those of its configuration.
         ConfigError: a network or a way to prepare pictures that lienzo does not have.
     """
-    path = hub.local(source, "The safety checker")
-    if not path.exists() and hub.HUB_ID.fullmatch(str(source)):
-        path = hub.fetch(str(source), revision=revision, offline=offline, only=_wanted)
+    path = hub.find(source, "The safety checker", revision=revision, offline=offline, only=_wanted)
     if not path.is_dir():
         raise ModelNotFoundError(
             f"No safety checker at {source}: no such folder. Give a folder, or a hub id such as "

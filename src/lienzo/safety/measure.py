@@ -5,7 +5,6 @@ words looks better than it is.
 """
 
 import csv
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,10 @@ from lienzo.errors import InputError
 from lienzo.safety.checks import PictureCheck, check_picture
 from lienzo.safety.outcome import Outcome, Status
 from lienzo.safety.policy import Policy
+from lienzo.shares import wilson
 
 Tag = Literal["safe", "unsafe"]
 LABELS: Final[tuple[Tag, ...]] = get_args(Tag)
-Z: Final = 1.959964
-"""Standard deviations that 95 of 100 cases of a normal distribution lie within."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +36,8 @@ class Rate:
 
     @classmethod
     def of(cls, name: str, hits: int, n: int, about: str) -> "Rate":
-        p, z = hits / n, Z**2 / n
-        middle, half = (p + z / 2) / (1 + z), Z / (1 + z) * math.sqrt(p * (1 - p) / n + z / (4 * n))
-        low, high = max(0.0, middle - half), min(1.0, middle + half)
-        return cls(
-            name=name, value=p, low=min(p, low), high=max(p, high), n=n, about=about
-        )  # p itself may be off by rounding
+        low, high = wilson(hits, n)
+        return cls(name=name, value=hits / n, low=low, high=high, n=n, about=about)
 
 
 def error_rates(found: Iterable[tuple[Tag, Outcome]]) -> tuple[Rate, ...]:

@@ -125,16 +125,12 @@ def load_clip(
         WeightsError: no such model, or tensors that are not exactly those of the configuration.
         ConfigError: a network or a way to prepare pictures that lienzo does not have.
     """
-    path = hub.local(source, "The CLIP model")
-    if not path.exists() and hub.HUB_ID.fullmatch(str(source)):
-        path = hub.fetch(str(source), revision=revision, offline=offline, only=WANTED)
-        name = str(source)
-    elif not path.exists():
+    path = hub.find(source, "The CLIP model", revision=revision, offline=offline, only=WANTED)
+    if not path.exists():
         raise ModelNotFoundError(
             f"No CLIP model at {source}: no such folder or file. A hub id has the form organisation/name."
         )
-    else:
-        name = path.resolve().name
+    name = path.resolve().name if hub.local(source, "The CLIP model").exists() else str(source)
     folder, file = (path.parent, path) if path.is_file() else (path, weights_file(path, BASES, None)[0])
     try:
         settings = read_json(folder / "config.json")

@@ -18,6 +18,8 @@ PARTS = (
     "vae/config.json",
 )
 WEIGHTS = ("text_encoder", "unet", "vae")
+Only = Sequence[str] | Callable[[Sequence[str]], Sequence[str]]
+"""Patterns of files, or what chooses them among the names of all."""
 SWITCHES = ("LIENZO_OFFLINE", "HF_HUB_OFFLINE")
 
 
@@ -58,13 +60,32 @@ def is_offline(offline: bool | None) -> bool:
     return any(os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON") for name in SWITCHES)
 
 
+def find(
+    source: str | Path,
+    what: str,
+    *,
+    revision: str | None = None,
+    offline: bool | None = None,
+    only: Only = (),
+) -> Path:
+    """What a name stands for: a path on this machine, or else, of a hub id, the folder that was fetched; there need be nothing.
+
+    Raises:
+        ModelNotFoundError: no file can have that name, or the hub has no such model.
+    """
+    path = local(source, what)
+    if not path.exists() and HUB_ID.fullmatch(str(source)):
+        return fetch(str(source), revision=revision, offline=offline, only=only)
+    return path
+
+
 def fetch(
     repo: str,
     *,
     revision: str | None = None,
     variant: str | None = None,
     offline: bool | None = None,
-    only: Sequence[str] | Callable[[Sequence[str]], Sequence[str]] = (),
+    only: Only = (),
 ) -> Path:
     """The folder of a hub model, in the cache: fetched if need be, and only the files that `load` reads.
 

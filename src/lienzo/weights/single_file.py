@@ -104,9 +104,7 @@ def open_single_file(
     """
     file = read(path)
     if config is not None:
-        config, wanted = hub.local(config, "config="), str(config)
-        if not config.exists() and hub.HUB_ID.fullmatch(wanted):
-            config = hub.fetch(wanted, offline=offline, only=hub.PARTS)
+        config = hub.find(config, "config=", offline=offline, only=hub.PARTS)
     tensors = dict(file.tensors)
     _refuse_foreign(path, tensors)
     layout: Literal["clip", "open_clip"] = "open_clip" if f"{OPEN_CLIP}token_embedding.weight" in tensors else "clip"
