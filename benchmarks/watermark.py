@@ -29,7 +29,7 @@ from lienzo.shares import wilson
 
 KEY = b"benchmark" * 4
 BICUBIC = Image.Resampling.BICUBIC
-TRIES = 2 * pixels._TRIED
+TRIES = 8 + 2 * pixels._TRIED
 """Readings that are decoded at most, each a chance to be wrong."""
 FALSE = TRIES * (
     sum(math.comb(BITS, i) for i in range(8)) / 2**63 + sum(math.comb(BITS, i) for i in range(11)) / 2**63 / 2**16

@@ -40,7 +40,7 @@ _ROUNDS = 12
 _NEAR = 0.04  # of a step: near enough to a lattice point
 _GAINS = np.append(1.0, np.geomspace(0.6, 1.6, 99))
 _BLURS = tuple(np.arange(0, 2.6, 0.25))  # standard deviations in pixels of 128
-_TRIED = 3  # readings of the best fit that are decoded: each is a chance to be wrong
+_TRIED = 3  # readings of the best fit that are decoded
 
 
 def mark(image: Image.Image, record_id: int, key: bytes) -> Image.Image:
@@ -86,14 +86,22 @@ def find(image: Image.Image, keys: Sequence[bytes] = ()) -> Found | None:
     """
     if not can_carry(image):
         return None
-    upright = _luma(image)
-    for blurs in (_BLURS[:1], _BLURS[1:]):  # as a rule the first look is enough
-        fits = sorted((fit for luma in _turned(upright) for fit in _fits(luma, blurs)), key=lambda fit: -fit[0])
+    turned = list(_turned(_luma(image)))
+    for luma in turned:  # as it stands: noise can make another brightness seem to fit better
+        found = _read(np.cos(2 * math.pi * (_values(luma) / STEP - _DITHER)) < 0, keys)
+        if found is not None:
+            return found
+    for blurs in (_BLURS[:1], _BLURS[1:]):
+        fits = sorted((fit for luma in turned for fit in _fits(luma, blurs)), key=lambda fit: -fit[0])
         for _, bits in fits[:_TRIED]:
-            found = read(sum(1 << i for i in np.flatnonzero(bits).tolist()), keys)
+            found = _read(bits, keys)
             if found is not None:
                 return found
     return None
+
+
+def _read(bits: npt.NDArray[np.bool_], keys: Sequence[bytes]) -> Found | None:
+    return read(sum(1 << i for i in np.flatnonzero(bits).tolist()), keys)
 
 
 def _fits(luma: Array, blurs: Sequence[float]) -> Iterator[tuple[float, npt.NDArray[np.bool_]]]:
