@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from lienzo.errors import ImageError, MetadataError, OutputError
+from lienzo.errors import ConfigError, ImageError, MetadataError, OutputError
 from lienzo.images import open_image
 from lienzo.models.bundle import Bundle
-from lienzo.pipeline.generate import Step, prompt_warnings, resolve
+from lienzo.pipeline.generate import Step, finished, prompt_warnings, resolve
 from lienzo.pipeline.request import InputImage, Request
 from lienzo.provenance.metadata import read
 from lienzo.provenance.settings import Settings
@@ -57,9 +57,15 @@ def fill(
         RequestError: a request that this model cannot do; nothing is made then.
         OutputError: the folder cannot be written.
     """
+    rules = Settings.read()
+    if rules.private:
+        raise ConfigError(
+            "private: got true, but these pictures are kept with their prompts, to be found again. Set LIENZO_PRIVATE=0 "
+            "for this command if that may be."
+        )
     complete = [resolve(bundle, request) for request in requests]
     # what is judged are the model's own pixels, so nothing is marked in them; each file is signed nevertheless
-    unmarked = Settings.read(mark="off" if Settings.read().mark == "off" else "credentials", private=False)
+    unmarked = Settings.read(mark="off" if rules.mark == "off" else "credentials")
     home = folder / "-".join([bundle.digest[:12], bundle.settings_digest[:8], *_adapters(bundle)])
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -75,15 +81,7 @@ def fill(
             todo.append(index)
     for start in range(0, len(todo), batch):
         members = todo[start : start + batch]
-        run = make(bundle, [complete[i] for i in members], settings=unmarked)
-        while True:
-            try:
-                step = next(run)
-            except StopIteration as finished:
-                results = finished.value
-                break
-            if on_step is not None:
-                on_step(step)
+        results = finished(make(bundle, [complete[i] for i in members], settings=unmarked), on_step)
         for index, result in zip(members, results, strict=True):
             save(result, paths[index], if_exists="overwrite")
             yield Kept(index=index, request=complete[index], path=paths[index], reused=False, warnings=result.warnings)

@@ -8,13 +8,15 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from lienzo.errors import ImageError
+
+if TYPE_CHECKING:  # imported where it is used: who only looks at a file does without
+    from torch import Tensor
 
 MAX_PIXELS = 64_000_000
 """Largest input picture (8K UHD is 33 million pixels)."""
@@ -25,25 +27,28 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombErr
 """What PIL raises of a damaged file."""
 
 
-def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
+def open_image(source: Path | bytes, name: str | None = None, formats: tuple[str, ...] | None = None) -> Image.Image:
     """Read a picture file whole, upright and in RGB (or L where it is grey).
 
     EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey is scaled to 8 bits, transparency is laid over
     white. Decoding starts only after the header's size was found within `MAX_PIXELS`; of a size beyond its own limit PIL
     warns too (`DecompressionBombWarning`), as warnings cannot be switched off for one thread alone.
 
+    Args:
+        formats: PIL's names of those that are read; None: all.
+
     Raises:
         ImageError: unreadable, truncated, too large, or animated.
     """
     what = name or (str(source) if isinstance(source, Path) else "the picture")
     try:
-        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats)
     except FileNotFoundError:
         raise ImageError(f"{what}: no such file.") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(f"{what}: more than {MAX_PIXELS:,} pixels. Make it smaller first.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{what}: not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can.") from None
+        raise ImageError(f"{what}: not a picture that can be read; {_listed(formats)} can.") from None
     except DAMAGE as error:
         raise ImageError(f"{what}: damaged or unreadable picture ({error}).") from None
     return normalize(image, what)
@@ -88,14 +93,23 @@ def _normalized(image: Image.Image, what: str) -> Image.Image:
     return image.convert("L") if image.mode in ("L", "1") else image.convert("RGB")
 
 
-def to_tensor(image: Image.Image) -> Tensor:
+def _listed(formats: tuple[str, ...] | None) -> str:
+    *most, last = formats or ("PNG", "JPEG", "WebP", "TIFF", "BMP", "GIF")
+    return f"{', '.join(most)} and {last}"
+
+
+def to_tensor(image: Image.Image) -> "Tensor":
     """RGB picture -> (3, H, W) fp32 in [-1, 1]."""
+    import torch
+
     array = np.array(image.convert("RGB"), dtype=np.float32) / 255.0
     return torch.from_numpy(array).permute(2, 0, 1).contiguous() * 2.0 - 1.0
 
 
-def to_image(pixels: Tensor) -> Image.Image:
+def to_image(pixels: "Tensor") -> Image.Image:
     """(3, H, W) in [-1, 1] (clamped) -> RGB picture."""
+    import torch
+
     levels = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
@@ -105,8 +119,10 @@ def resize(image: Image.Image, width: int, height: int) -> Image.Image:
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def mask_tensor(mask: Image.Image, width: int, height: int, *, soft: bool) -> Tensor:
+def mask_tensor(mask: Image.Image, width: int, height: int, *, soft: bool) -> "Tensor":
     """White where the picture is to be made anew -> (1, H, W) fp32 in [0, 1]; without `soft`, 0 or 1 split at one half."""
+    import torch
+
     values = torch.from_numpy(np.array(resize(mask.convert("L"), width, height), dtype=np.float32) / 255.0)[None]
     return values if soft else (values >= 0.5).float()
 

@@ -14,8 +14,9 @@ from typing import Any, Self, overload
 import torch
 
 from lienzo import safety
+from lienzo.errors import RequestError
 from lienzo.models.bundle import Bundle
-from lienzo.pipeline.generate import Result, Run, Step, generate
+from lienzo.pipeline.generate import Result, Run, Step, finished, generate
 from lienzo.pipeline.request import Request
 from lienzo.provenance.energy import Meter, Spent
 from lienzo.provenance.keys import Keystore, home
@@ -68,7 +69,9 @@ class House:
         """
         batch = [requests] if isinstance(requests, Request) else list(requests)
         admitted = self.admit(batch)
-        if self.settings.mark == "latent" and latents is None:
+        if self.settings.mark == "latent":
+            if latents is not None:
+                raise RequestError("latents: got some with mark=latent, which makes them. Leave one of both out.")
             latents = latents_for(bundle, batch, self.notary.keys.secret("watermark"))
         meter = Meter()
         results = yield from generate(bundle, batch, generators=generators, latents=latents)
@@ -198,16 +201,10 @@ class Pipeline:
         alone = isinstance(request, (str, Request))
         several = [request] if isinstance(request, (str, Request)) else request
         run = self.stream([Request(r) if isinstance(r, str) else r for r in several])
-        while True:
-            try:
-                step = next(run)
-            except StopIteration as finished:
-                results: tuple[Result, ...] = finished.value
-                for warning in dict.fromkeys(w for result in results for w in result.warnings):
-                    warnings.warn(warning, stacklevel=2)
-                return results[0] if alone else results
-            if on_step is not None:
-                on_step(step)
+        results = finished(run, on_step)
+        for warning in dict.fromkeys(w for result in results for w in result.warnings):
+            warnings.warn(warning, stacklevel=2)
+        return results[0] if alone else results
 
 
 def _weighted(bundle: Bundle, lora: Lora, unet: float = 1.0, text_encoder: float | None = None) -> adapters.Weighted:

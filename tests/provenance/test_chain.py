@@ -74,7 +74,13 @@ def test_a_picture_proves_itself(marked_pipeline: Pipeline, tmp_path: Path, endi
     assert code == 0
     pixels = "unknown" if ending == "jpg" else "holds"
     every = ("credentials", "receipt", "watermark", "log", "likeness")
-    assert found == {**dict.fromkeys(every, "holds"), "pixels": pixels, "prompt": "unknown", "regeneration": "unknown"}
+    assert found == {
+        **dict.fromkeys(every, "holds"),
+        "pixels": pixels,
+        "prompt": "unknown",
+        "regeneration": "unknown",
+        "safety": "unknown",
+    }
 
 
 def test_finds_the_record_when_everything_beside_the_pixels_is_gone(marked_pipeline: Pipeline, tmp_path: Path) -> None:
@@ -83,10 +89,41 @@ def test_finds_the_record_when_everything_beside_the_pixels_is_gone(marked_pipel
     Image.open(path).convert("RGB").save(stripped, quality=80)
     assert run("log", "export", export)[0] == 0
     code, found = states(stripped, "--log", export)
-    assert code == 0
+    assert code == 1, "a mark is a pointer and no proof"
     assert (found["credentials"], found["receipt"]) == ("absent", "absent")
     assert (found["watermark"], found["log"], found["likeness"]) == ("holds",) * 3
-    assert json.loads(run("verify", stripped, "--json")[1])["record"] == result.signed.receipt.id
+    told = json.loads(run("verify", stripped, "--json")[1])
+    assert (
+        told["record"] == result.signed.receipt.id
+        and "leads to a record that is proved to be in the log" in told["says"]
+    )
+
+
+def test_the_very_pixels_of_a_record_are_proved_without_its_file(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    make(marked_pipeline, tmp_path / "a.png")
+    Image.open(tmp_path / "a.png").convert("RGB").save(tmp_path / "b.png")
+    code, found = states(tmp_path / "b.png")
+    assert (code, found["receipt"], found["pixels"], found["log"]) == (0, "absent", "holds", "holds")
+
+
+def test_what_is_seen_is_what_is_verified(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    """The recorded pixels are in each of these files, and something else is shown."""
+    make(marked_pipeline, tmp_path / "a.png")
+    image = Image.open(tmp_path / "a.png").convert("RGB")
+    other = Image.new("RGB", image.size, "red")
+    image.save(tmp_path / "animated.png", save_all=True, append_images=[other], default_image=True)
+    image.save(tmp_path / "animated.webp", save_all=True, append_images=[other], lossless=True, duration=[1, 100_000])
+    for name in ("animated.png", "animated.webp"):
+        assert run("verify", tmp_path / name)[0] == 2
+    clear = image.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(image.size))
+    clear.save(tmp_path / "clear.png")
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    image.save(tmp_path / "turned.png", exif=turned)
+    for name in ("clear.png", "turned.png"):
+        code, found = states(tmp_path / name)
+        assert code == 1 and found["pixels"] != "holds", name
 
 
 def test_a_pixel_edited_under_the_credentials_is_caught(marked_pipeline: Pipeline, tmp_path: Path) -> None:
@@ -154,7 +191,7 @@ def test_anyone_reads_the_watermark_and_its_record_in_an_export(
     trust.write_text(run("keys", "export")[1], encoding="utf-8")
     monkeypatch.setenv("LIENZO_HOME", str(tmp_path / "elsewhere"))
     code, found = states(stripped, "--log", export)
-    assert (code, found["watermark"], found["log"]) == (1, "holds", "unknown")
+    assert (code, found["watermark"], found["log"]) == (1, "unknown", "unknown")
     assert run("keys", "trust", trust)[0] == 0
     assert states(stripped, "--log", export) == (0, {**found, "pixels": "holds", "log": "holds", "likeness": "holds"})
 
@@ -166,7 +203,7 @@ def test_a_mark_copied_to_another_picture_proves_nothing(marked_pipeline: Pipeli
     )
     mark(other.image, int(result.signed.receipt.id, 16), b"no key of ours").save(tmp_path / "b.png")
     code, found = states(tmp_path / "b.png")
-    assert (code, found["watermark"], found["log"], found["likeness"]) == (1, "holds", "holds", "unknown")
+    assert (code, found["watermark"], found["log"], found["likeness"]) == (1, "unknown", "holds", "unknown")
 
 
 @pytest.mark.parametrize("given", ["file", "picture"])
@@ -267,7 +304,7 @@ def test_a_revealed_prompt_is_the_pictures_or_is_not(marked_pipeline: Pipeline, 
     document["request"]["prompt"] = "a green circle"
     reveal.write_text(json.dumps(document), encoding="utf-8")
     code, found = states(tmp_path / "a.png", "--reveal", reveal)
-    assert (code, found["prompt"]) == (3, "fails")
+    assert (code, found["prompt"]) == (1, "fails"), "no proof, and nothing against the picture"
 
 
 def test_erasing_a_record_leaves_the_proofs(marked_pipeline: Pipeline, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Checks fail closed, whatever they do."""
 
 import pickle
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,7 +59,8 @@ def test_a_check_that_raises_is_an_error(error: Exception) -> None:
     with pytest.raises(SafetyError, match="not returned") as raised:
         check_picture(PICTURE, [raises(error), says(PASSED)])
     assert type(error).__name__ in str(raised.value) and "secret words" not in str(raised.value)
-    assert raised.value.__cause__ is error
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "secret words" not in shown, "the prompt may be in it"
     with pytest.raises(SafetyError, match="not returned"):
         check_prompt(Request("x"), EMPTY, checks=[raises(error)])
 

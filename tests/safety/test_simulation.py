@@ -1,7 +1,6 @@
 """The simulation label: visible, legible after compression, the same every time, and nothing else changed."""
 
 import io
-import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -98,11 +97,6 @@ def test_the_same_pixels_every_time() -> None:
         got = list(pool.map(lambda _: label(background((256, 192)), "es")[0].tobytes(), range(32)))
     assert set(got) == {want}
     assert label(background((256, 192)), "en")[0].tobytes() != want
-
-
-def test_what_to_say_in_a_manifest() -> None:
-    said = json.loads(json.dumps(label(background((64, 64)), "pt")[1].to_dict()))
-    assert said["simulation"] is True and said["language"] == "pt" and "SIMULAÇÃO" in said["description"]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])

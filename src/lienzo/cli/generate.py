@@ -17,7 +17,7 @@ from lienzo.cli import signals
 from lienzo.cli.params import Embedding, Lora, LoraFile, Number, Numbers, Size, json_option, model_options
 from lienzo.cli.progress import Progress, progress
 from lienzo.cli.text import note, plain, print_json, warn
-from lienzo.errors import InputError, OutputError
+from lienzo.errors import ImageError, InputError, OutputError
 from lienzo.provenance.files import IfExists, check_target, kind_of
 from lienzo.provenance.settings import LEVELS, Settings
 
@@ -213,12 +213,13 @@ def generate(prompts: tuple[str, ...], **given: Any) -> None:
         )
     if given["out"] and not _is_folder(given["out"]):
         kind_of(Path(given["out"]))
-    texts = _prompts(prompts, each=given["each"])
+    simulation = given["simulation"] or (None if given["source"] is None else _label(given["source"]))
+    settings = Settings.read(mark=given["mark"], private=given["private"], simulation=simulation)
+    texts = _prompts(prompts, each=given["each"], private=settings.private)
     record, requests = _requests(texts, given)
     with _folder(given["out"]):
-        targets = _targets(given["out"], requests, force=given["force"])
+        targets = _targets(given["out"], requests, force=given["force"], private=settings.private)
         bundle = _load(given, record)
-        settings = Settings.read(mark=given["mark"], private=given["private"], simulation=given["simulation"])
         job = _Job(bundle, requests, targets, record=record, silent=given["as_json"], settings=settings)
         with progress() as bar:
             job.run(given["batch"], bar)
@@ -237,6 +238,7 @@ class _Job:
     silent: bool
     settings: Settings
     made: list[dict[str, Any]] = field(default_factory=list)
+    unchecked: bool = False
 
     def __post_init__(self) -> None:
         from lienzo.pipeline.generate import resolve
@@ -247,6 +249,7 @@ class _Job:
             check_room(self.bundle, request, kind_of(target))
 
     def run(self, batch: int, bar: Progress) -> None:
+        from lienzo.pipeline.generate import finished
         from lienzo.studio import Pipeline
 
         pipeline, rounds = Pipeline(self.bundle, self.settings), -(-len(self.requests) // batch)
@@ -260,9 +263,11 @@ class _Job:
                     what = f"picture {min(index * batch + 1, len(self.requests))}/{len(self.requests)}"
                     bar.advance(what, index * step.of + step.index, rounds * step.of)
 
-                results = pipeline([request for request, _ in members], on_step=show)
+                results = finished(pipeline.stream([request for request, _ in members]), show)
                 for result, (_, target) in zip(results, members, strict=True):
                     self.keep(result, *target, bar)
+            if self.unchecked:
+                note("No safety checker looked at the pictures: none is set up (LIENZO_SAFETY). Their receipts say so.")
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"Stopped. {len(self.made)} of {len(self.requests)} pictures were saved.") from None
 
@@ -277,6 +282,7 @@ class _Job:
             path = save(result, target, if_exists=if_exists)
         except OutputError as error:
             raise OutputError(f"{error} The same picture comes again with --seed {result.request.seed}.") from None
+        self.unchecked |= isinstance(result, Marked) and result.signed.receipt.safety.picture.status == "not_checked"
         record = Record.of(result)
         notes = [*result.warnings, *self._compared(record)]
         for message in notes:
@@ -314,18 +320,22 @@ def _means(record: "Record") -> str:
     return f"torch {record.software.torch} on {record.device}{threads} in {record.dtype}"
 
 
-def _prompts(arguments: tuple[str, ...], *, each: bool) -> list[str]:
-    """The rule of `EPILOG`."""
+def _prompts(arguments: tuple[str, ...], *, each: bool, private: bool) -> list[str]:
+    """The rule of `EPILOG`. What is private is not shown."""
+
+    def shown(*texts: str) -> str:
+        return "" if private else f": {', '.join(map(_quote, texts))}"
+
     quoted = [text for text in arguments if not text or re.search(r"\s", text)]
     if each or len(arguments) < 2 or quoted:
         if not each and 0 < len(quoted) < len(arguments):
             note(
-                f"{len(arguments)} prompts, {', '.join(map(_quote, arguments))}: every argument is one of its own, because "
-                f"{_quote(quoted[0])} is quoted. For one prompt, quote it whole; --each says that this is meant."
+                f"{len(arguments)} prompts{shown(*arguments)}: every argument is one of its own, because "
+                f"{'one of them' if private else _quote(quoted[0])} is quoted. For one prompt, quote it whole; --each says that this is meant."
             )
         return list(arguments)
     joined = " ".join(arguments)
-    note(f"One prompt: {_quote(joined)}. For several, quote them or use --each.")
+    note(f"One prompt{shown(joined)}. For several, quote them or use --each.")
     return [joined]
 
 
@@ -365,6 +375,21 @@ def _requests(texts: list[str], given: Mapping[str, Any]) -> "tuple[Record | Non
     ]
 
 
+def _label(source: str | Path) -> str | None:
+    """The language of the label that a picture carries by its credentials, whoever signed them: it is not to be lost."""
+    from lienzo.errors import UnreadableError
+    from lienzo.provenance.examine import MOST_BYTES, examine
+    from lienzo.reading import read_whole
+    from lienzo.safety.simulation import WORDS
+
+    with suppress(UnreadableError, ImageError):  # what is wrong with it, reading its record will tell
+        document = examine(read_whole(Path(source), MOST_BYTES), trust_anchors="").document
+        with suppress(KeyError, TypeError):
+            word = document["receipt"]["receipt"]["simulation"]
+            return next((language for language, known in WORDS.items() if known == word), None)
+    return None
+
+
 def _is_folder(out: str) -> bool:
     return out.endswith(("/", os.sep)) or os.path.isdir(out)  # Path.is_dir raises where the name is too long
 
@@ -387,12 +412,16 @@ def _folder(out: str | None) -> Iterator[None]:
                 path.rmdir()
 
 
-def _targets(out: str | None, requests: "Sequence[Request]", *, force: bool) -> list[tuple[Path, IfExists]]:
+def _targets(
+    out: str | None, requests: "Sequence[Request]", *, force: bool, private: bool
+) -> list[tuple[Path, IfExists]]:
     """Where each picture goes, checked before any work."""
     targets: list[tuple[Path, IfExists]]
     if out is None or _is_folder(out):
         folder = Path(out or ".")
-        targets = [(folder / f"lienzo-{request.seed}.png", "number") for request in requests]
+        # a seed helps to guess a private picture's prompt
+        names = ["lienzo-private" if private else f"lienzo-{request.seed}" for request in requests]
+        targets = [(folder / f"{name}.png", "number") for name in names]
         check_target(targets[0][0], if_exists="number")
         return targets
     path, mode = Path(out), "overwrite" if force else "error"

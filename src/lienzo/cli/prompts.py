@@ -1,6 +1,7 @@
 """`lienzo prompts`: show, erase, rotate."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -70,7 +71,7 @@ def rotate(records: str | None, as_json: bool) -> None:
     comma between them, run this, then take the old one away. Backups made before can be read no more once the old key is
     destroyed.
     """
-    done = _store(records).rotate()
+    done = _store(records, is_there=False).rotate()
     if as_json:
         print_json(
             {
@@ -93,8 +94,11 @@ def rotate(records: str | None, as_json: bool) -> None:
         note("No other key was there: put the new one before the old one in LIENZO_KEK.")
 
 
-def _store(records: str | None) -> "PromptStore":
+def _store(records: str | None, *, is_there: bool = True) -> "PromptStore":
     from lienzo.provenance.prompts import PromptStore
     from lienzo.provenance.settings import Settings
 
-    return PromptStore(Settings.read(records=records).place("records"))
+    place = Settings.read(records=records).place("records")
+    if is_there and "://" not in place and not Path(place).exists():
+        raise RecordError(f"{place}: nothing is kept there. Name the database with --records or LIENZO_RECORDS.")
+    return PromptStore(place)

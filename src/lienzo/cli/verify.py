@@ -1,5 +1,6 @@
 """`lienzo verify`."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from lienzo.reading import read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torch import Tensor
 
     from lienzo.pipeline.request import Request
     from lienzo.provenance.keys import Keystore, PublicKey
@@ -50,6 +53,8 @@ def verify(
 
     + holds, ! fails, - absent, ? cannot be told here. Nothing is fetched from anywhere.
     """
+    if model is not None and not regenerate:
+        raise InputError("--model is for --regenerate. Leave it out, or give both.")
     from lienzo.provenance.verify import EXIT
 
     verdict = _verdict(picture, logs, reveal, regenerate, model)
@@ -87,7 +92,7 @@ def _verdict(picture: Path, logs: tuple[str, ...], reveal: Path | None, again: b
         log_keys=trusted,
         ledgers=_ledgers(logs, trusted),
         opened=opened,
-        regenerate=_maker(data, None if opened is None else opened[0], store, model) if again else None,
+        regenerate=_maker(data, opened, store, model) if again else None,
     )
     return verify(found, sources)
 
@@ -118,28 +123,33 @@ def _revealed(path: Path) -> "tuple[Request, bytes]":
 
 
 def _maker(
-    data: bytes, request: "Request | None", store: "Keystore", model: str | None
+    data: bytes, opened: "tuple[Request, bytes] | None", store: "Keystore", model: str | None
 ) -> "Callable[[SignedReceipt], str]":
     """Makes the picture again, from the request that it carries, that was revealed, or that is kept here."""
 
     def again(signed: "SignedReceipt") -> str:
-        from lienzo.errors import MetadataError
+        import torch
+
+        from lienzo.errors import KeystoreError, MetadataError, UnreadableError
         from lienzo.pipeline.generate import finished, generate
         from lienzo.pipeline.request import InputImage, Request
-        from lienzo.provenance.metadata import read
+        from lienzo.provenance.metadata import read_stranger
         from lienzo.provenance.prompts import PromptStore
+        from lienzo.provenance.receipt import commit_unmarked
         from lienzo.provenance.settings import Settings
         from lienzo.provenance.watermark.latent import latents_for
         from lienzo.weights import load
 
-        receipt, asked = signed.receipt, request
+        receipt, (asked, salt) = signed.receipt, opened or (None, None)
         if asked is None and not receipt.private:
-            try:
-                asked = read(data).request
-            except MetadataError:
-                asked = None
+            with contextlib.suppress(MetadataError, UnreadableError):
+                record = read_stranger(data)
+                asked = record.request
+                if record.threads is not None and receipt.device == "cpu":
+                    torch.set_num_threads(record.threads)  # as many give the same bits
         if asked is None:
-            asked = Request.from_json(PromptStore(Settings.read().place("records")).get(receipt.id).request)
+            kept = PromptStore(Settings.read().place("records")).get(receipt.id)
+            asked, salt = Request.from_json(kept.request), kept.salt
         if receipt.adapters or receipt.embeddings:
             raise InputError("it was made with adapters; use `lienzo generate --from` with their files.")
         bundle = load(model, dtype=receipt.dtype)
@@ -148,8 +158,16 @@ def _maker(
                 f"it was made with {receipt.weights.name}, weights {receipt.weights.digest[:16]}; name that model (--model)."
             )
         note("Making the picture again ...")
-        latents = latents_for(bundle, asked, store.secret("watermark")) if "latent" in receipt.marks else None
-        (result,) = finished(generate(bundle, asked, latents=latents))
-        return InputImage.of(result.image).sha256
+        starts: list[Tensor | None] = [None]
+        if "latent" in receipt.marks:
+            starts = [latents_for(bundle, asked, secret) for secret in store.secrets("watermark")]
+            if not starts:
+                raise KeystoreError("its initial noise was made with its maker's watermark key, which is not here.")
+        for start in starts:
+            (result,) = finished(generate(bundle, asked, latents=start))
+            made = commit_unmarked(InputImage.of(result.image).sha256, salt if receipt.private else None)
+            if made == receipt.unmarked:
+                break
+        return made
 
     return again

@@ -73,7 +73,7 @@ class Result:
         warnings: what the user should know, e.g. words of the prompt that did not fit.
     """
 
-    request: Request
+    request: Request = field(repr=False)  # a log line that shows a result shall not hold the prompt
     pixels: Tensor = field(repr=False)
     latents: Tensor = field(repr=False)
     bundle: Bundle = field(repr=False)
@@ -88,7 +88,7 @@ class Result:
 class Sample:
     """Finished latents, before they are decoded: (C, h, w) fp32, unit variance."""
 
-    request: Request
+    request: Request = field(repr=False)
     latents: Tensor = field(repr=False)
     warnings: tuple[str, ...] = ()
 
@@ -182,13 +182,15 @@ def generate(
     )
 
 
-def finished(run: Run) -> tuple[Result, ...]:
-    """Walk through a run to its results."""
+def finished(run: Run, on_step: Callable[[Step], object] | None = None) -> tuple[Result, ...]:
+    """Walk through a run to its results, and show each step on the way."""
     while True:
         try:
-            next(run)
+            step = next(run)
         except StopIteration as stopped:
             return stopped.value  # type: ignore[no-any-return]
+        if on_step is not None:
+            on_step(step)
 
 
 def sample(
@@ -445,7 +447,8 @@ def _prompt_warnings(request: Request, dropped: Mapping[str, str]) -> Iterator[s
     """What the user should know about the prompts; `dropped`: text -> the part of it that did not fit."""
     for name, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
         if dropped[text]:
-            yield f"{name} too long for the model; it did not see: {dropped[text]!r}"
+            words = len(dropped[text].split())  # the words themselves may be private
+            yield f"{name} too long for the model; it did not see its last {words} word{'s' * (words != 1)}"
     if request.guidance_scale == 1:
         unused = {"negative_prompt": request.negative_prompt, "guidance_rescale": request.guidance_rescale}
         for name in (name for name, value in unused.items() if value):

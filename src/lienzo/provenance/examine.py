@@ -3,7 +3,6 @@
 `examine` asks that process; `look` is what runs in it. A picture that hangs, crashes or blows up its reader is an error here.
 """
 
-import io
 import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -12,14 +11,12 @@ from typing import Any, Final
 from PIL import Image
 
 from lienzo.errors import ImageError
+from lienzo.images import MAX_PIXELS, open_image
 from lienzo.provenance import bounded
 from lienzo.provenance.files import kind_of_data
 
 MOST_BYTES: Final = 200_000_000
 """Of a file."""
-MAX_PIXELS: Final = 64_000_000
-"""As `lienzo.images` has it, which brings torch: too heavy for a process that looks at one picture."""
-
 _SECONDS, _MEMORY = 60.0, 3 << 30
 
 
@@ -103,15 +100,8 @@ def _document(receipt: str | None) -> Any:
 
 
 def _pixels(data: bytes) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"the picture: {image.width}x{image.height} is more than {MAX_PIXELS:,} pixels.")
-            return image.convert("RGB")
-    except ImageError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"the picture: no PNG, JPEG or WebP, or a damaged one ({str(error)[:200]}).") from None
+    """What is seen: one still picture, upright, with transparency laid over white. Else another one could hide in the file."""
+    return open_image(data, formats=("PNG", "JPEG", "WEBP")).convert("RGB")
 
 
 def _lossless(data: bytes) -> bool:

@@ -36,6 +36,7 @@ from lienzo.provenance.receipt import (
     SignedReceipt,
     commit_prompt,
     commit_request,
+    commit_unmarked,
     entry,
     new_salt,
     parents,
@@ -117,11 +118,20 @@ class Notary:
         settings, request = self.settings, result.request
         if settings.mark == "off":
             return result
+        configured(), issuer(self.keys)  # what cannot be signed is not to be logged
         made = to_image(result.pixels)
         unmarked = InputImage.of(made).sha256
         layers: list[Layer] = ["credentials"]
+        told: list[str] = []
         key = self.keys.secret("watermark")
-        record = record_id(key, settings.tenant, request, unmarked)
+        record = record_id(
+            key,
+            settings.tenant,
+            request,
+            unmarked,
+            private=settings.private,
+            label=None if labelled is None else labelled[1],
+        )
         picture, said = (made, None) if labelled is None else labelled
         whole = settings.mark != "credentials"
         if whole:
@@ -130,6 +140,10 @@ class Notary:
             if can_carry(picture):  # else the receipt says that there is none
                 picture = mark(picture, record, key)
                 layers.append("watermark")
+            else:
+                told.append(
+                    f"{picture.width}x{picture.height} pixels have no room for a watermark; it is signed and logged"
+                )
             layers.append("log")
         if settings.mark == "latent":
             layers.append("latent")
@@ -144,7 +158,7 @@ class Notary:
             pixels=result.pixels,
             latents=result.latents,
             bundle=result.bundle,
-            warnings=result.warnings,
+            warnings=(*result.warnings, *told),
             marked=picture,
             signed=signed,
             proof=proof,
@@ -241,7 +255,7 @@ class Notary:
             device=weight.device.type,
             software=Software(lienzo=__version__, torch=torch.__version__),
             picture=Pixels(sha256=InputImage.of(picture).sha256, width=picture.width, height=picture.height),
-            unmarked=unmarked,
+            unmarked=commit_unmarked(unmarked, salt if private else None),
             perceptual=perceptual_hash(picture),
             parents=tuple(parents(request)),
             safety=safety,

@@ -32,6 +32,7 @@ from lienzo.images import MAX_PIXELS, to_image
 from lienzo.models.bundle import Bundle
 from lienzo.pipeline.generate import Result
 from lienzo.pipeline.request import InputImage, Request
+from lienzo.provenance import bounded
 from lienzo.provenance.infotext import infotext
 from lienzo.weights.hub import HUB_ID
 
@@ -242,6 +243,20 @@ def _texts(record: Record, kind: str) -> dict[str, Any]:
     return {"exif": _exif(text), "xmp": _xmp(document)}
 
 
+def read_stranger(data: bytes) -> Record:
+    """As `read`, in a process of its own that a hostile file can hang or crash, and not this one.
+
+    Raises:
+        MetadataError: as `read`.
+        UnreadableError: it cannot be read within bounds.
+    """
+    return Record.from_json(bounded.run(_canonical, data, seconds=60, memory=3 << 30))
+
+
+def _canonical(data: bytes) -> bytes:
+    return read(data).canonical
+
+
 def read(source: str | Path | bytes) -> Record:
     """The record of a picture that lienzo made: a PNG, JPEG or WebP, told by content.
 
@@ -282,7 +297,7 @@ def _document(image: Image.Image) -> str:
             "it holds another program's parameters, but no record of lienzo's. Give the prompt and the settings as options."
         )
     raise MetadataError(
-        "it holds no record of lienzo's. Either lienzo did not make it, or a program removed the record "
+        "it holds no record of lienzo's. It is a private picture, lienzo did not make it, or a program removed the record "
         "(messengers and many editors do). Use the original file."
     )
 

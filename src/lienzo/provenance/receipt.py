@@ -1,8 +1,8 @@
 """The receipt of a picture: what was done, by what, signed, without the prompt.
 
 A receipt is canonical JSON (RFC 8785). It holds the prompt only as a salted commitment: whoever has the salt can show
-later that a prompt was this picture's, nobody without it can find the prompt by trying, and once the salt is erased
-nobody can at all.
+later that a prompt was this picture's, nobody without it can find the prompt in the receipt by trying, and once the salt is erased nobody can
+at all. The picture itself remains: who has the weights can make pictures of guessed prompts and look whether one is like it.
 """
 
 import base64
@@ -97,7 +97,7 @@ class Receipt(_Frozen):
         prompt: a commitment to the prompts (`commit_prompt`).
         settings: digest of the model's configurations, see `lienzo.models.bundle.Bundle.settings_digest`.
         picture: the finished pixels, before the file format.
-        unmarked: SHA-256 of the pixels before any mark, as the model made them.
+        unmarked: SHA-256 of the pixels before any mark, as the model made them; of a private picture a salted commitment to it.
         perceptual: `lienzo.provenance.perceptual.perceptual_hash` of the finished picture.
         parents: pictures that went in.
         safety: what was checked, and what came of it.
@@ -256,6 +256,11 @@ def commit_request(request: Request, salt: bytes | None) -> str:
     return request.digest if salt is None else commit(b"request\n" + request.canonical, salt)
 
 
+def commit_unmarked(sha256: str, salt: bytes | None) -> str:
+    """To the model's own pixels, by their digest; without a salt that digest itself, with which guesses could be tried."""
+    return sha256 if salt is None else commit(b"unmarked\n" + sha256.encode(), salt)
+
+
 def opens(receipt: Receipt, request: Request, salt: bytes) -> bool:
     """Whether the receipt's commitments are to this request."""
     return (receipt.prompt, receipt.request) == (
@@ -264,13 +269,17 @@ def opens(receipt: Receipt, request: Request, salt: bytes) -> bool:
     )
 
 
-def record_id(key: bytes, tenant: str, request: Request, unmarked: str) -> int:
-    """48 bits: a keyed hash of whose picture it is, of the request's digest and of the unmarked pixels' SHA-256.
+def record_id(
+    key: bytes, tenant: str, request: Request, unmarked: str, *, private: bool = False, label: str | None = None
+) -> int:
+    """48 bits: a keyed hash of whose picture it is, of the request's digest, of the unmarked pixels' SHA-256 and of its form.
+
+    A private picture's is another one than that of the same picture made openly, so that nobody finds the one by the other.
 
     The same request gives the same id, and so the same marked picture; without the key it tells nothing.
     """
     digests = bytes.fromhex(request.digest) + bytes.fromhex(unmarked)
-    message = b"lienzo record id v1\n" + digests + tenant.encode()
+    message = b"lienzo record id v1\n" + digests + rfc8785.dumps([tenant, private, label])
     return int.from_bytes(hmac.new(key, message, hashlib.sha256).digest()[: ID_BITS // 8])
 
 

@@ -3,10 +3,12 @@
 Each layer says that it holds, that it fails (it is there, and contradicts the picture or itself), that it is absent, or
 that it cannot be judged here (for want of a key, a log or a model). Together:
 
-* proved: a trusted signature over exactly this file; or, of a file without a receipt, a watermark that leads to a logged
-  record of a picture that looks like this one;
+* proved: a trusted signature over exactly this file; or, of a file without a receipt, exactly the pixels of a record that
+  is proved to be in a log;
 * tampered: some layer fails;
-* not proved: neither.
+* not proved: neither. A watermark that leads to a logged record of a picture that looks like this one is told, and is a
+  reason to ask for the original; it is no proof, as whoever has one marked picture can copy its mark into another that is
+  made to look alike to a perceptual hash.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -92,7 +94,7 @@ class Sources:
         log_keys: that logs may be signed with, for the proofs that pictures carry.
         ledgers: where records are looked up.
         opened: request and salt that somebody revealed.
-        regenerate: makes the picture again and gives the SHA-256 of its unmarked pixels; raises `LienzoError` where it
+        regenerate: makes the picture again and gives what its receipt would hold as `unmarked`; raises `LienzoError` where it
             cannot.
     """
 
@@ -120,6 +122,7 @@ def verify(found: Evidence, sources: Sources) -> Verdict:
         mark,
         log,
         _likeness(found.image, signed, entries),
+        _checked(signed),
         _opened(signed, sources.opened),
         _regenerated(signed, sources.regenerate),
     )
@@ -128,20 +131,31 @@ def verify(found: Evidence, sources: Sources) -> Verdict:
 
 
 def _together(states: Mapping[str, State], layers: Iterable[Layer]) -> tuple[Outcome, str]:
-    failing = [layer.name for layer in layers if layer.state == "fails"]
+    # what somebody else says of a picture says nothing against it
+    failing = [layer.name for layer in layers if layer.state == "fails" and layer.name != "prompt"]
     if failing:
         return "tampered", f"Something was changed, forged or moved: {', '.join(failing)}."
+    if states["prompt"] == "fails":
+        return "not proved", "What was revealed is another picture's, or of another making of it."
     if states["credentials"] == states["receipt"] == "holds":
         return "proved", "This very file is as it was signed, by a key that you trust."
     # a receipt that is not trusted, or not any more, is no reason to trust the rest
-    if states["receipt"] == "absent" and states["watermark"] == states["log"] == states["likeness"] == "holds":
-        return "proved", (
-            "A picture that looks like this one was made and logged, and its mark is in these pixels. "
-            "Not proved: that nothing in it was changed since."
+    if states["receipt"] == "absent" and states["pixels"] == states["log"] == "holds":
+        return (
+            "proved",
+            "Every pixel is that of a picture whose record is proved to be in the log. Its file is another one.",
         )
-    return (
-        "not proved",
-        "Nothing here proves where this picture comes from. That does not mean that it was not generated.",
+    if states["receipt"] == "absent" and states["watermark"] == states["log"] == states["likeness"] == "holds":
+        return "not proved", (
+            "Its watermark leads to a record that is proved to be in the log, of a picture that looks like this one. Marks can be "
+            "copied, so this is where to look further, and no proof: ask for the original file."
+        )
+    signed = [layer.says for layer in layers if layer.name in ("receipt", "log") and layer.state == "unknown"]
+    return "not proved", " ".join(
+        [
+            "Nothing here proves where this picture comes from, which does not mean that it was not generated.",
+            *signed[:1],
+        ]
     )
 
 
@@ -181,7 +195,9 @@ def _receipt(found: Evidence, keys: Sequence[KnownKey]) -> tuple[SignedReceipt |
     made = f"made {signed.receipt.made} with {signed.receipt.weights.name}"
     if known is None:
         return signed, Layer(
-            name, "unknown", f"Signed, {made}, by a key that is not trusted here: {signed.public.id[:16]}."
+            name,
+            "unknown",
+            f"Signed, {made}, by a key that is not trusted here, {signed.public.id[:16]} (`lienzo keys trust`).",
         )
     if known.revoked is not None:
         return signed, Layer(
@@ -200,6 +216,12 @@ def _pixels(found: Evidence, signed: SignedReceipt | None, entries: Sequence[Ent
         return Layer("pixels", "holds", "Every pixel is as recorded.")
     if signed is not None and found.lossless:
         return Layer("pixels", "fails", "The pixels are not those that the receipt is about.")
+    if signed is not None and found.credentials == "Trusted":
+        return Layer(
+            "pixels",
+            "unknown",
+            "Some pixels differ, as this kind of file keeps them only nearly; its bytes are as signed.",
+        )
     return Layer("pixels", "unknown", "Some pixels differ from the recorded ones: re-encoded, resized or edited since.")
 
 
@@ -218,8 +240,9 @@ def _watermark(image: Image.Image, signed: SignedReceipt | None, keys: Sequence[
         return Layer(
             name, "fails", f"The watermark leads to record {record}, the receipt is {signed.receipt.id}."
         ), record
-    whose = "made with a key of yours" if mark.tag_valid else "by whose key cannot be told here"
-    return Layer(name, "holds", f"A watermark, {whose}, leads to record {record}."), record
+    if mark.tag_valid:
+        return Layer(name, "holds", f"A watermark that was made with a key of yours leads to record {record}."), record
+    return Layer(name, "unknown", f"A watermark, by whose key cannot be told here, leads to record {record}."), record
 
 
 def _logged(
@@ -290,6 +313,21 @@ def _likeness(image: Image.Image, signed: SignedReceipt | None, entries: Sequenc
         f"It does not look like the recorded picture ({off} of 63 signs differ): cut, turned or painted over, "
         "or the mark was copied from another picture.",
     )  # fmt: skip
+
+
+def _checked(signed: SignedReceipt | None) -> Layer:
+    """What the safety checks found when the picture was made."""
+    name = "safety"
+    if signed is None:
+        return Layer(name, "absent", "No receipt that says whether prompt and picture were checked.")
+    safety = signed.receipt.safety
+    told = "; ".join(
+        f"{what} {found.status.replace('_', ' ')}" + (f" ({' '.join(found.reasons)})" if found.reasons else "")
+        for what, found in (("Prompt", safety.prompt), ("picture", safety.picture))
+    )
+    checked = "not_checked" not in (safety.prompt.status, safety.picture.status)
+    label = f" It is labelled {signed.receipt.simulation}." if signed.receipt.simulation else ""
+    return Layer(name, "holds" if checked else "unknown", f"{told}.{label}")
 
 
 def _opened(signed: SignedReceipt | None, opened: tuple[Request, bytes] | None) -> Layer:

@@ -87,11 +87,11 @@ def _answer(check: Callable[[Any], object], about: Any, name: str) -> Outcome:
         found = check(about)
     except SafetyError:
         raise
-    except Exception as error:  # whatever it is, nobody checked; its text may hold the prompt, so it is only chained
+    except Exception as error:  # whatever it is, nobody checked; its text may hold the prompt, so neither it nor its traceback is shown
         raise SafetyError(
             f"The safety check {name} failed ({type(error).__name__}), and what was not checked is not returned. "
             "Mend the check, or take it out of the settings on purpose."
-        ) from error
+        ) from None
     try:
         if not isinstance(found, Outcome):
             raise TypeError(f"got {type(found).__name__}")

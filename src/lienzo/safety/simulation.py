@@ -8,8 +8,8 @@ what is signed beside it tells the rest.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -54,13 +54,6 @@ class Label:
     language: str
     height: int
     angle: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """What to say in a manifest."""
-        said = (
-            f"A visible band with the word {self.text} was laid across the picture: it is a scenario made for training."
-        )
-        return {"simulation": True, **asdict(self), "description": said}
 
 
 def label(image: Image.Image, language: str = "en") -> tuple[Image.Image, Label]:
