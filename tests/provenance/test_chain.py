@@ -210,6 +210,18 @@ def test_a_log_that_lost_its_entry_is_caught(marked_pipeline: Pipeline, tmp_path
     assert (code, found["log"]) == (3, "fails")
 
 
+def test_an_older_export_says_nothing_about_a_younger_picture(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    older, newer = tmp_path / "older.jsonl", tmp_path / "newer.jsonl"
+    make(marked_pipeline, tmp_path / "a.png")
+    assert run("log", "export", older)[0] == 0
+    make(marked_pipeline, tmp_path / "b.png", "a blue star", seed=9)
+    code, found = states(tmp_path / "b.png", "--log", older)
+    assert (code, found["log"]) == (0, "unknown")
+    assert run("log", "export", newer)[0] == 0
+    code, found = states(tmp_path / "b.png", "--log", older, "--log", newer)
+    assert (code, found["log"]) == (0, "holds")
+
+
 def test_the_same_request_gives_the_same_marked_picture(marked_pipeline: Pipeline) -> None:
     requests = [Request("a red circle", seed=seed, steps=2) for seed in (1, 2)]
     both = marked_pipeline(requests)

@@ -7,6 +7,7 @@ from pathlib import Path
 from lienzo.errors import InputError, ProofError, UnknownKeyError
 from lienzo.provenance.keys import PublicKey
 from lienzo.provenance.log import Log, verify_export, verify_proof
+from lienzo.provenance.verify import Records
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,12 @@ class OpenLog:
     def name(self) -> str:
         return f"the log {self.log.origin}"
 
-    def find(self, key: str) -> tuple[str, Sequence[tuple[int, bytes]]]:
+    def find(self, key: str) -> Records:
         """See `lienzo.provenance.verify.Ledger`."""
-        rows = self.log.find(key)
+        size, rows = self.log.size, self.log.find(key)
         for index, entry in rows:
             self._check(index, entry)
-        return self.log.origin, rows
+        return Records(self.log.origin, size, rows)
 
     def _check(self, index: int, entry: bytes) -> None:
         proof = self.log.proof(index)
@@ -48,14 +49,14 @@ class ExportedLog:
     def name(self) -> str:
         return f"the exported log {self.path.name}"
 
-    def find(self, key: str) -> tuple[str, Sequence[tuple[int, bytes]]]:
+    def find(self, key: str) -> Records:
         """See `lienzo.provenance.verify.Ledger`."""
         audit = verify_export(self.path, self.keys, wanted=key)
         if audit.problems:
             raise ProofError(f"{self.name}: {audit.problems[0]}")
         if audit.unproved:
             raise UnknownKeyError(f"{self.name}: {audit.unproved[0]}")
-        return audit.origin, audit.found
+        return Records(audit.origin, audit.size, audit.found)
 
 
 def ledger(where: str | Path, keys: Sequence[PublicKey]) -> OpenLog | ExportedLog:

@@ -66,14 +66,29 @@ class Verdict:
         }
 
 
+@dataclass(frozen=True)
+class Records:
+    """What a log has of one record id.
+
+    Attributes:
+        origin: the log's own name, which is in its checkpoints.
+        size: entries of the whole log, as it was looked into.
+        entries: (index, entry) of the record id.
+    """
+
+    origin: str
+    size: int
+    entries: Sequence[tuple[int, bytes]]
+
+
 class Ledger(Protocol):
     """Where records are looked up: a log, or an export of one."""
 
     @property
     def name(self) -> str: ...
 
-    def find(self, key: str) -> tuple[str, Sequence[tuple[int, bytes]]]:
-        """The log's own name, which is in its checkpoints, and (index, entry) of a record id, each proved to be in it.
+    def find(self, key: str) -> Records:
+        """What is under a record id, each entry proved to be in the log.
 
         Raises:
             UnknownKeyError: the log is signed by nobody who is trusted.
@@ -229,23 +244,31 @@ def _logged(
     name = "log"
     if record is None:
         return (), Layer(name, "absent", "Nothing leads to an entry of a log.")
+    doubts: list[str] = []
     try:
         carried = _carried(found.document, signed, sources.log_keys)
         for ledger in sources.ledgers:
-            origin, data = ledger.find(record)
-            rows = [(index, Entry.read(row)) for index, row in data]
+            records = ledger.find(record)
+            rows = [(index, Entry.read(row)) for index, row in records.entries]
             own = [(index, entry) for index, entry in rows if signed is None or entry.receipt == signed.digest]
             if own:
                 index, entry = own[-1]
                 return [one for _, one in own], Layer(
                     name, "holds", f"Entry {index} of {ledger.name}, made {entry.made}, is proved to be in it."
                 )
-            if carried is not None and carried[0] == origin:
-                raise ProofError(f"{ledger.name} is the log that the picture was entered in, and it is not there.")
+            if carried is not None and carried[0] == records.origin:
+                if carried[1] < records.size:
+                    raise ProofError(f"{ledger.name} is the log that the picture was entered in, and it is not there.")
+                doubts.append(
+                    f"{ledger.name} has {records.size:,} entries: an earlier state of the log than the one that the "
+                    f"picture was entered in (entry {carried[1]:,}). Give a newer one."
+                )
     except UnknownKeyError as error:
         return (), Layer(name, "unknown", f"Signed by a key that is not trusted here: {error}")
     except LienzoError as error:
         return (), Layer(name, "fails", str(error))
+    if doubts:
+        return (), Layer(name, "unknown", " ".join(doubts))
     if carried is not None:
         return (), Layer(
             name, "holds", f"Entry {carried[1]} of {carried[0]}, as the proof that the picture carries shows."
