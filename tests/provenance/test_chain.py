@@ -1,8 +1,10 @@
 """From a prompt to a verdict: every layer together, on the real model, with real keys, database and files."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -220,6 +222,76 @@ def test_an_older_export_says_nothing_about_a_younger_picture(marked_pipeline: P
     assert run("log", "export", newer)[0] == 0
     code, found = states(tmp_path / "b.png", "--log", older, "--log", newer)
     assert (code, found["log"]) == (0, "holds")
+
+
+def test_what_is_no_log_is_a_mistake_and_no_verdict(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    path, other = tmp_path / "a.png", tmp_path / "notes.txt"
+    make(marked_pipeline, path)
+    other.write_text("no log\n", encoding="utf-8")
+    for place in (path, tmp_path / "bare.png"):
+        if place != path:  # nothing in it leads to any log
+            Image.new("RGB", (64, 64)).save(place)
+        done = CliRunner().invoke(lienzo, ["verify", str(place), "--log", str(other)])
+        assert (done.exit_code, done.stdout) == (2, "") and "not an exported log" in done.stderr
+
+
+def test_a_log_that_cannot_be_read_now_is_unknown(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(marked_pipeline, tmp_path / "a.png")
+    nobody = f"postgresql://nobody@/none?host={tmp_path}"  # no server has its socket there
+    code, found = states(tmp_path / "a.png", "--log", nobody)
+    assert (code, found["receipt"], found["log"]) == (0, "holds", "unknown")
+    assert run("log", "export", tmp_path / "log.jsonl")[0] == 0
+    code, found = states(tmp_path / "a.png", "--log", nobody, "--log", tmp_path / "log.jsonl")
+    assert (code, found["log"]) == (0, "holds")
+
+
+@pytest.mark.parametrize(
+    ("harm", "expected"),
+    [("revoked", (0, "unknown")), ("damaged", (0, "unknown")), ("headless", (3, "fails"))],
+)
+def test_whatever_became_of_the_own_log_the_other_layers_are_told(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path, harm: str, expected: tuple[int, str]
+) -> None:
+    path = tmp_path / "a.png"
+    make(marked_pipeline, path)
+    match harm:
+        case "revoked":
+            Keystore().revoke(Keystore().signer("log").public.id, "stolen")
+        case "damaged":
+            for file in home.glob("log.db-*"):
+                file.unlink()
+            (home / "log.db").write_bytes(b"no database" * 1000)
+        case "headless":
+            with contextlib.closing(sqlite3.connect(home / "log.db")) as connection, connection:
+                connection.execute("DELETE FROM log_head")
+    code, found = states(path)
+    assert (code, found["log"]) == expected
+    every = ("credentials", "receipt", "pixels", "watermark", "likeness")
+    assert [found[name] for name in every] == ["holds"] * 5
+
+
+def test_only_the_own_log_is_opened_as_a_database(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's file of SQLite's can make whoever asks it compute for ever, and opening it may write to it."""
+    path, evil = tmp_path / "a.png", tmp_path / "log.db"
+    make(marked_pipeline, path)
+    with contextlib.closing(sqlite3.connect(evil)) as connection:
+        connection.execute(
+            "CREATE VIEW log_head(format, note, peaks) AS WITH RECURSIVE n(i) AS "
+            "(SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT 1, 'x', x'' FROM n WHERE i < 0"
+        )
+    before = evil.read_bytes()
+    done = CliRunner().invoke(lienzo, ["verify", str(path), "--log", str(evil)])
+    assert done.exit_code == 2 and "lienzo log export" in done.stderr
+    monkeypatch.setenv("LIENZO_LOG", str(evil))  # one's own by name, but somebody exchanged it
+    code, found = states(path)
+    assert (code, found["log"]) == (0, "unknown")
+    assert evil.read_bytes() == before and not list(tmp_path.glob("log.db-*"))
+    monkeypatch.delenv("LIENZO_LOG")
+    assert states(path, "--log", home / "log.db")[1]["log"] == "holds"
 
 
 def test_the_same_request_gives_the_same_marked_picture(marked_pipeline: Pipeline) -> None:

@@ -92,9 +92,25 @@ def verify_export(
     Raises:
         InputError: no such file, no export, or an earlier checkpoint that cannot be used.
     """
+    with _told(path), path.open("rb") as file:
+        return _verify(_lines(file), keys, origin, held, wanted, stamped)
+
+
+def check_header(path: Path) -> None:
+    """Look whether a file is an export at all, by its first line.
+
+    Raises:
+        InputError: no such file, or no export.
+    """
+    with _told(path), path.open("rb") as file:
+        _begun(_lines(file))
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Errors with the file's name."""
     try:
-        with path.open("rb") as file:
-            return _verify(_lines(file), keys, origin, held, wanted, stamped)
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}. Name an exported log.") from None
     except InputError as error:
@@ -202,10 +218,7 @@ def _verify(
     wanted: str | None,
     stamped: Stamped | None,
 ) -> Audit:
-    try:
-        key, size = _header(next(lines, {}))
-    except LienzoError as error:
-        raise InputError(f"not an exported log ({error}). `lienzo log export` writes one.") from None
+    key, size = _begun(lines)
     known = [NoteKey.of(public, key.name) for public in keys if public.algorithm == "ed25519"]
     replay = Replay([*known, key], key.name, held)
     if origin not in (None, key.name):
@@ -225,6 +238,14 @@ def _verify(
     if reader.unchecked:
         replay.notes.append(f"{reader.unchecked:,} timestamps were not checked")
     return replace(replay.finish(whole=whole), found=tuple(reader.found))
+
+
+def _begun(lines: Iterator[dict[str, Any]]) -> tuple[NoteKey, int]:
+    """What the first line says: key and size."""
+    try:
+        return _header(next(lines, {}))
+    except LienzoError as error:
+        raise InputError(f"not an exported log ({error}). `lienzo log export` writes one.") from None
 
 
 def _header(document: dict[str, Any]) -> tuple[NoteKey, int]:
