@@ -27,7 +27,9 @@ from lienzo.errors import BlockedError, ConfigError, LogError, MetadataError, Re
 from lienzo.pipeline.generate import finished
 from lienzo.provenance import credentials
 from lienzo.provenance.certificates import anchors
+from lienzo.provenance.energy import Spent
 from lienzo.provenance.keys import Keystore
+from lienzo.provenance.log import verify_proof
 from lienzo.provenance.marking import Marked, Notary
 from lienzo.provenance.receipt import SignedReceipt, opens
 from lienzo.provenance.settings import Settings
@@ -144,6 +146,32 @@ def test_a_log_whose_key_was_revoked_takes_no_more(
         _ = notary.log
     monkeypatch.setenv("LIENZO_LOG", str(home / "second.db"))
     assert Notary(Settings.read(mark="full")).log.size == 0
+
+
+def test_a_running_process_signs_the_log_with_the_key_that_is_current(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path
+) -> None:
+    """Two notaries on one home, as two processes have them."""
+    full = Settings.read(mark="full")
+    one, other = Notary(full), Notary(full)
+    bare = Pipeline(marked_pipeline.bundle, Settings.read(mark="off"))(Request("a red circle", seed=7, steps=1))
+    spent = Spent(seconds=1.0, joules=None)
+    for notary in (one, other, one):
+        assert isinstance(notary.mark(bare, spent), Marked)
+    old = Keystore().signer("log").public
+    Keystore().rotate("log")
+    new = Keystore().signer("log").public
+    assert isinstance(other.mark(bare, spent), Marked)
+    last = one.mark(bare, spent)
+    assert isinstance(last, Marked) and last.proof is not None
+    verify_proof(last.proof, last.proof.entry, new, None)
+    assert one.log.size == other.log.size == 5
+    Keystore().revoke(old.id, "stolen long ago")
+    assert isinstance(one.mark(bare, spent), Marked)  # the head is signed by another
+    Keystore().revoke(new.id, "stolen")
+    for notary in (one, other):
+        with pytest.raises(LogError, match="A key of the log was revoked"):
+            notary.mark(bare, spent)
 
 
 def test_anyone_reads_the_watermark_and_its_record_in_an_export(
