@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from signing import Fixed
 
-from lienzo.errors import InputError, LogError, OutputError
+from lienzo.errors import InputError, LogError, OutputError, UntrustedTimestampError
 from lienzo.provenance.log import Audit, Log, verify_export, write_export
 from lienzo.provenance.log.export import MAX_LINE
 
@@ -97,6 +97,13 @@ def test_timestamps_are_checked_by_whoever_can(folder: Path) -> None:
 
     audit = verify_export(folder / "export.jsonl", KEYS, stamped=refuse)
     assert audit.state == "tampered" and "another message" in audit.problems[0]
+
+    def stranger(answer: bytes, message: bytes) -> None:
+        raise UntrustedTimestampError("an authority that is not trusted.")
+
+    audit = verify_export(folder / "export.jsonl", KEYS, stamped=stranger)
+    assert (audit.state, audit.problems) == ("not proved", ())
+    assert audit.unproved == ("after 9 entries: an authority that is not trusted.",)
 
 
 def test_checkpoints_of_an_earlier_key(tmp_path: Path) -> None:

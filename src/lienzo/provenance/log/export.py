@@ -21,8 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lienzo.errors import InputError, LienzoError, OutputError, ProofError
-from lienzo.provenance.log.audit import Audit, Replay
+from lienzo.errors import InputError, LienzoError, OutputError, ProofError, UntrustedTimestampError
+from lienzo.provenance.log.audit import MOST_PROBLEMS, Audit, Replay
 from lienzo.provenance.log.checkpoint import MAX_NOTE, NoteKey, decode64, encode64, open_checkpoint, signer_of
 from lienzo.provenance.log.merkle import MAX_SIZE
 from lienzo.provenance.log.proofs import MAX_ENTRY, leaf_of
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 FORMAT = "lienzo-log/1"
 Stamped = Callable[[bytes, bytes], object]
-"""Checks a timestamp (answer, message); raises a LienzoError where it is not right."""
+"""Checks a timestamp (answer, message); raises UntrustedTimestampError where it is a stranger's, another LienzoError where it is
+not right."""
 
 MAX_LINE = 2 * (MAX_ENTRY + MAX_NOTE)
 """Bytes of a line."""
@@ -206,8 +207,12 @@ class _Reader:
     def _stamp(self, note: str, answer: bytes) -> None:
         if self.stamped is None:
             self.unchecked += 1
-        else:
+            return
+        try:
             self.stamped(answer, note.encode())
+        except UntrustedTimestampError as error:
+            if len(self.replay.unproved) < MOST_PROBLEMS:
+                self.replay.unproved.append(f"after {self.replay.size:,} entries: {error}")
 
 
 def _verify(
