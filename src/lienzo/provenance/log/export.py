@@ -14,19 +14,18 @@ file is.
 
 import contextlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lienzo.errors import InputError, LienzoError, OutputError, ProofError, UntrustedTimestampError
+from lienzo.errors import InputError, LienzoError, ProofError, UntrustedTimestampError
+from lienzo.provenance.files import place_parts
 from lienzo.provenance.log.audit import MOST_PROBLEMS, Audit, Replay
 from lienzo.provenance.log.checkpoint import MAX_NOTE, NoteKey, decode64, encode64, open_checkpoint, signer_of
 from lienzo.provenance.log.merkle import MAX_SIZE
 from lienzo.provenance.log.proofs import MAX_ENTRY, leaf_of
-from lienzo.provenance.log.store import Log, SignedCheckpoint
+from lienzo.provenance.log.store import Log, SignedCheckpoint, Snapshot
 
 if TYPE_CHECKING:
     from lienzo.provenance.keys import PublicKey
@@ -53,23 +52,12 @@ def write_export(log: Log, path: Path, *, overwrite: bool = False) -> int:
         OutputError: the file is there already, or cannot be written.
         LogError: the log cannot be read.
     """
-    if not overwrite and os.path.lexists(path):
-        raise OutputError(f"{path} exists already. Choose another name, or allow overwriting (--force).")
-    temporary = path.with_name(f".lienzo-{secrets.token_hex(8)}.part")
-    try:
-        with temporary.open("xb") as file:
-            size = _write(log, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}. Choose another place. Nothing was left behind."
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return size
+    with log.snapshot() as snapshot:
+        newest = open_checkpoint(snapshot.note, log.keys, log.origin)
+        key = signer_of(snapshot.note, log.keys)
+        lines = _written(snapshot, key, newest.size)
+        place_parts(lines, path, if_exists="overwrite" if overwrite else "error")
+    return newest.size
 
 
 def verify_export(
@@ -118,19 +106,15 @@ def _told(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: {error}") from None
 
 
-def _write(log: Log, file: IO[bytes]) -> int:
-    with log.snapshot() as snapshot:
-        newest = open_checkpoint(snapshot.note, log.keys, log.origin)
-        key = signer_of(snapshot.note, log.keys)
-        file.write(_line({"format": FORMAT, "key": key.text, "size": newest.size}))
-        kept = dict(snapshot.checkpoints)
-        last = kept.pop(newest.size, SignedCheckpoint(snapshot.note))
-        for done, row in enumerate(snapshot.rows):
-            if (one := kept.pop(done, None)) is not None:
-                file.write(_checkpoint(one))
-            file.write(_line({"entry": encode64(row.entry), "index": row.index, "key": row.key}))
-        file.write(_checkpoint(last))
-    return newest.size
+def _written(snapshot: Snapshot, key: NoteKey, size: int) -> Iterator[bytes]:
+    yield _line({"format": FORMAT, "key": key.text, "size": size})
+    kept = dict(snapshot.checkpoints)
+    last = kept.pop(size, SignedCheckpoint(snapshot.note))
+    for done, row in enumerate(snapshot.rows):
+        if (one := kept.pop(done, None)) is not None:
+            yield _checkpoint(one)
+        yield _line({"entry": encode64(row.entry), "index": row.index, "key": row.key})
+    yield _checkpoint(last)
 
 
 def _checkpoint(kept: SignedCheckpoint) -> bytes:
