@@ -24,6 +24,7 @@ LienzoError
 ├── StoreError                  a database that cannot be opened, read or written, or that is not lienzo's
 ├── CredentialsError            Content Credentials that could not be added
 ├── TimestampError              a timestamp authority that gave none, or a timestamp that proves nothing
+│   └── UntrustedTimestampError signed by nobody who is trusted, so nothing is proved
 ├── LogError                    the log's database cannot be opened, read or written
 ├── ProofError                  a log, checkpoint, proof or export that was changed; the command line exits with 3
 │   └── UnknownKeyError         signed by a key that is not known, so nothing is proved
@@ -164,6 +165,10 @@ class CredentialsError(LienzoError):
 
 class TimestampError(LienzoError):
     """An authority that gave no timestamp, or a timestamp that is damaged, of something else, or of nobody who is trusted."""
+
+
+class UntrustedTimestampError(TimestampError):
+    """A timestamp by an authority that is not trusted here, which proves nothing, neither good nor bad."""
 
 
 class LogError(LienzoError):

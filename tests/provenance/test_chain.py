@@ -1,8 +1,10 @@
 """From a prompt to a verdict: every layer together, on the real model, with real keys, database and files."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -25,7 +27,9 @@ from lienzo.errors import BlockedError, ConfigError, LogError, MetadataError, Re
 from lienzo.pipeline.generate import finished
 from lienzo.provenance import credentials
 from lienzo.provenance.certificates import anchors
+from lienzo.provenance.energy import Spent
 from lienzo.provenance.keys import Keystore
+from lienzo.provenance.log import verify_proof
 from lienzo.provenance.marking import Marked, Notary
 from lienzo.provenance.receipt import SignedReceipt, opens
 from lienzo.provenance.settings import Settings
@@ -181,6 +185,32 @@ def test_a_log_whose_key_was_revoked_takes_no_more(
     assert Notary(Settings.read(mark="full")).log.size == 0
 
 
+def test_a_running_process_signs_the_log_with_the_key_that_is_current(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path
+) -> None:
+    """Two notaries on one home, as two processes have them."""
+    full = Settings.read(mark="full")
+    one, other = Notary(full), Notary(full)
+    bare = Pipeline(marked_pipeline.bundle, Settings.read(mark="off"))(Request("a red circle", seed=7, steps=1))
+    spent = Spent(seconds=1.0, joules=None)
+    for notary in (one, other, one):
+        assert isinstance(notary.mark(bare, spent), Marked)
+    old = Keystore().signer("log").public
+    Keystore().rotate("log")
+    new = Keystore().signer("log").public
+    assert isinstance(other.mark(bare, spent), Marked)
+    last = one.mark(bare, spent)
+    assert isinstance(last, Marked) and last.proof is not None
+    verify_proof(last.proof, last.proof.entry, new, None)
+    assert one.log.size == other.log.size == 5
+    Keystore().revoke(old.id, "stolen long ago")
+    assert isinstance(one.mark(bare, spent), Marked)  # the head is signed by another
+    Keystore().revoke(new.id, "stolen")
+    for notary in (one, other):
+        with pytest.raises(LogError, match="A key of the log was revoked"):
+            notary.mark(bare, spent)
+
+
 def test_anyone_reads_the_watermark_and_its_record_in_an_export(
     marked_pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +275,88 @@ def test_a_log_that_lost_its_entry_is_caught(marked_pipeline: Pipeline, tmp_path
     make(Pipeline(marked_pipeline.bundle, Settings.read(mark="full")), tmp_path / "b.png", "a blue star", seed=9)
     code, found = states(path)
     assert (code, found["log"]) == (3, "fails")
+
+
+def test_an_older_export_says_nothing_about_a_younger_picture(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    older, newer = tmp_path / "older.jsonl", tmp_path / "newer.jsonl"
+    make(marked_pipeline, tmp_path / "a.png")
+    assert run("log", "export", older)[0] == 0
+    make(marked_pipeline, tmp_path / "b.png", "a blue star", seed=9)
+    code, found = states(tmp_path / "b.png", "--log", older)
+    assert (code, found["log"]) == (0, "unknown")
+    assert run("log", "export", newer)[0] == 0
+    code, found = states(tmp_path / "b.png", "--log", older, "--log", newer)
+    assert (code, found["log"]) == (0, "holds")
+
+
+def test_what_is_no_log_is_a_mistake_and_no_verdict(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    path, other = tmp_path / "a.png", tmp_path / "notes.txt"
+    make(marked_pipeline, path)
+    other.write_text("no log\n", encoding="utf-8")
+    for place in (path, tmp_path / "bare.png"):
+        if place != path:  # nothing in it leads to any log
+            Image.new("RGB", (64, 64)).save(place)
+        done = CliRunner().invoke(lienzo, ["verify", str(place), "--log", str(other)])
+        assert (done.exit_code, done.stdout) == (2, "") and "not an exported log" in done.stderr
+
+
+def test_a_log_that_cannot_be_read_now_is_unknown(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(marked_pipeline, tmp_path / "a.png")
+    nobody = f"postgresql://nobody@/none?host={tmp_path}"  # no server has its socket there
+    code, found = states(tmp_path / "a.png", "--log", nobody)
+    assert (code, found["receipt"], found["log"]) == (0, "holds", "unknown")
+    assert run("log", "export", tmp_path / "log.jsonl")[0] == 0
+    code, found = states(tmp_path / "a.png", "--log", nobody, "--log", tmp_path / "log.jsonl")
+    assert (code, found["log"]) == (0, "holds")
+
+
+@pytest.mark.parametrize(
+    ("harm", "expected"),
+    [("revoked", (0, "unknown")), ("damaged", (0, "unknown")), ("headless", (3, "fails"))],
+)
+def test_whatever_became_of_the_own_log_the_other_layers_are_told(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path, harm: str, expected: tuple[int, str]
+) -> None:
+    path = tmp_path / "a.png"
+    make(marked_pipeline, path)
+    match harm:
+        case "revoked":
+            Keystore().revoke(Keystore().signer("log").public.id, "stolen")
+        case "damaged":
+            for file in home.glob("log.db-*"):
+                file.unlink()
+            (home / "log.db").write_bytes(b"no database" * 1000)
+        case "headless":
+            with contextlib.closing(sqlite3.connect(home / "log.db")) as connection, connection:
+                connection.execute("DELETE FROM log_head")
+    code, found = states(path)
+    assert (code, found["log"]) == expected
+    every = ("credentials", "receipt", "pixels", "watermark", "likeness")
+    assert [found[name] for name in every] == ["holds"] * 5
+
+
+def test_only_the_own_log_is_opened_as_a_database(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's file of SQLite's can make whoever asks it compute for ever, and opening it may write to it."""
+    path, evil = tmp_path / "a.png", tmp_path / "log.db"
+    make(marked_pipeline, path)
+    with contextlib.closing(sqlite3.connect(evil)) as connection:
+        connection.execute(
+            "CREATE VIEW log_head(format, note, peaks) AS WITH RECURSIVE n(i) AS "
+            "(SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT 1, 'x', x'' FROM n WHERE i < 0"
+        )
+    before = evil.read_bytes()
+    done = CliRunner().invoke(lienzo, ["verify", str(path), "--log", str(evil)])
+    assert done.exit_code == 2 and "lienzo log export" in done.stderr
+    monkeypatch.setenv("LIENZO_LOG", str(evil))  # one's own by name, but somebody exchanged it
+    code, found = states(path)
+    assert (code, found["log"]) == (0, "unknown")
+    assert evil.read_bytes() == before and not list(tmp_path.glob("log.db-*"))
+    monkeypatch.delenv("LIENZO_LOG")
+    assert states(path, "--log", home / "log.db")[1]["log"] == "holds"
 
 
 def test_the_same_request_gives_the_same_marked_picture(marked_pipeline: Pipeline) -> None:

@@ -13,7 +13,7 @@ import pytest
 from authority import Authority as Openssl
 from authority import serving
 
-from lienzo.errors import TimestampError
+from lienzo.errors import TimestampError, UntrustedTimestampError
 from lienzo.provenance.timestamps import Authority, verify
 
 MESSAGE = b"a signed checkpoint"
@@ -53,8 +53,12 @@ def test_of_another_message_or_a_stranger(token: bytes, openssl: Openssl, url: s
     with pytest.raises(TimestampError, match="another message"):
         verify(token, MESSAGE + b".", openssl.root)
     stranger = Openssl(tmp_path / "stranger")
-    with pytest.raises(TimestampError, match="not to be trusted"):
+    with pytest.raises(UntrustedTimestampError, match=r"leads to none of the roots.*local issuer"):
         verify(token, MESSAGE, stranger.root)
+    forged = bytes([*token[:-3], token[-3] ^ 1, *token[-2:]])  # the signature is last
+    with pytest.raises(TimestampError, match="signature is not right") as told:
+        verify(forged, MESSAGE, openssl.root)
+    assert not isinstance(told.value, UntrustedTimestampError)
     with pytest.raises(TimestampError, match="not to be trusted"):
         Authority(url, roots=stranger.root)(MESSAGE)
     assert verify(token, MESSAGE, stranger.root + openssl.root)

@@ -37,7 +37,7 @@ forged or moved. A picture that is not proved may still be generated: marks can 
 @click.argument("picture", type=click.Path(path_type=Path))
 @click.option(
     "--log", "logs", metavar="LOG", multiple=True,
-    help="A log, or an export of one (`lienzo log export`); several may be given. [default: your own, if there is one]",
+    help="An export of a log (`lienzo log export`), your own log, or a URL; several may be given. [default: your own, if there is one]",
 )  # fmt: skip
 @click.option(
     "--reveal", metavar="FILE", type=click.Path(path_type=Path),
@@ -104,7 +104,7 @@ def _ledgers(logs: tuple[str, ...], keys: "list[PublicKey]") -> "list[Ledger]":
     own = Settings.read().place("log")
     if not logs and ("://" in own or Path(own).exists()):
         logs = (own,)
-    return [ledger(where, keys) for where in logs]
+    return [ledger(where, own, keys) for where in logs]
 
 
 def _revealed(path: Path) -> "tuple[Request, bytes]":

@@ -5,7 +5,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -79,7 +79,7 @@ def check_target(path: Path, *, if_exists: IfExists = "error") -> None:
             raise OutputError(f"{path} is a folder. Name a file.")
         if if_exists == "error":
             raise _in_the_way(path)
-    _write_temporary(path, b"\0").unlink()
+    _write_temporary(path, (b"\0",)).unlink()
 
 
 def place(data: bytes, path: Path, *, if_exists: IfExists = "error", mode: int = 0o666) -> Path:
@@ -96,7 +96,14 @@ def place(data: bytes, path: Path, *, if_exists: IfExists = "error", mode: int =
     Raises:
         OutputError: it exists or cannot be written; nothing is left behind, and what was there is still there.
     """
-    temporary = _write_temporary(path, data, mode)
+    return place_parts((data,), path, if_exists=if_exists, mode=mode)
+
+
+def place_parts(parts: Iterable[bytes], path: Path, *, if_exists: IfExists = "error", mode: int = 0o666) -> Path:
+    """`place`, of a file that is too long to be in memory whole: its parts are written as they are made."""
+    if if_exists == "error" and os.path.lexists(path):  # before much is made for nothing; `_publish` has the last word
+        raise _in_the_way(path)
+    temporary = _write_temporary(path, parts, mode)
     try:
         written = _publish(temporary, path, if_exists)
         flush_folder(path.parent)
@@ -112,17 +119,17 @@ def numbered(path: Path, number: int) -> Path:
     return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _write_temporary(path: Path, data: bytes, mode: int = 0o666) -> Path:
+def _write_temporary(path: Path, parts: Iterable[bytes], mode: int = 0o666) -> Path:
     temporary = path.with_name(f".lienzo-{secrets.token_hex(8)}.part")
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         _remove(temporary)
         raise _cannot(path, error) from None
-    except BaseException:  # Ctrl-C
+    except BaseException:  # Ctrl-C, or no more parts can be made
         _remove(temporary)
         raise
     return temporary

@@ -6,35 +6,33 @@ from pathlib import Path
 
 from lienzo.errors import InputError, ProofError, UnknownKeyError
 from lienzo.provenance.keys import PublicKey
-from lienzo.provenance.log import Log, verify_export, verify_proof
+from lienzo.provenance.log import Log, check_header, verify_export, verify_proof
+from lienzo.provenance.verify import Records
 
 
 @dataclass(frozen=True)
 class OpenLog:
-    """A log's database."""
+    """A log's database, opened whenever it is asked: that it cannot be is for the verdict to tell."""
 
-    log: Log
+    where: str
     keys: Sequence[PublicKey]
 
-    @property
-    def name(self) -> str:
-        return f"the log {self.log.origin}"
-
-    def find(self, key: str) -> tuple[str, Sequence[tuple[int, bytes]]]:
+    def find(self, key: str) -> Records:
         """See `lienzo.provenance.verify.Ledger`."""
-        rows = self.log.find(key)
-        for index, entry in rows:
-            self._check(index, entry)
-        return self.log.origin, rows
+        with Log.open(self.where, signer=None, keys=self.keys) as log:
+            size, rows = log.size, log.find(key)
+            for index, entry in rows:
+                self._check(log, index, entry)
+            return Records(f"the log {log.origin}", log.origin, size, rows)
 
-    def _check(self, index: int, entry: bytes) -> None:
-        proof = self.log.proof(index)
+    def _check(self, log: Log, index: int, entry: bytes) -> None:
+        proof = log.proof(index)
         for key in self.keys:
             try:
-                return verify_proof(proof, entry, key, self.log.origin)
+                return verify_proof(proof, entry, key, log.origin)
             except UnknownKeyError:
                 continue
-        raise UnknownKeyError(f"{self.name} is signed by none of the keys that are known here.")
+        raise UnknownKeyError(f"the log {log.origin} is signed by none of the keys that are known here.")
 
 
 @dataclass(frozen=True)
@@ -44,36 +42,47 @@ class ExportedLog:
     path: Path
     keys: Sequence[PublicKey]
 
-    @property
-    def name(self) -> str:
-        return f"the exported log {self.path.name}"
-
-    def find(self, key: str) -> tuple[str, Sequence[tuple[int, bytes]]]:
+    def find(self, key: str) -> Records:
         """See `lienzo.provenance.verify.Ledger`."""
+        name = f"the exported log {self.path.name}"
         audit = verify_export(self.path, self.keys, wanted=key)
         if audit.problems:
-            raise ProofError(f"{self.name}: {audit.problems[0]}")
+            raise ProofError(f"{name}: {audit.problems[0]}")
         if audit.unproved:
-            raise UnknownKeyError(f"{self.name}: {audit.unproved[0]}")
-        return audit.origin, audit.found
+            raise UnknownKeyError(f"{name}: {audit.unproved[0]}")
+        return Records(name, audit.origin, audit.size, audit.found)
 
 
-def ledger(where: str | Path, keys: Sequence[PublicKey]) -> OpenLog | ExportedLog:
-    """A database (a URL, or a file of SQLite's) or an export, told by its content.
+def ledger(where: str, own: str, keys: Sequence[PublicKey]) -> OpenLog | ExportedLog:
+    """The own log or a URL as a database, any other file as an export: a stranger's database could make us compute for ever.
+
+    Args:
+        own: where the own log is.
 
     Raises:
-        LienzoError: it cannot be read.
+        InputError: another file than an export.
     """
-    if "://" in str(where) or _is_database(Path(where)):
-        return OpenLog(Log.open(where, signer=None, keys=keys), keys)
-    return ExportedLog(Path(where), keys)
-
-
-def _is_database(path: Path) -> bool:
+    path = Path(where)
+    if "://" in where or where == own or ("://" not in own and _same(path, Path(own))):
+        return OpenLog(where, keys)
     try:
         with path.open("rb") as file:
-            return file.read(16) == b"SQLite format 3\0"
+            is_database = file.read(16) == b"SQLite format 3\0"
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read: {error.strerror or error}. Name a log or an export of one."
+            f"{path}: cannot be read: {error.strerror or error}. Name your log or an export of another one."
         ) from None
+    if is_database:
+        raise InputError(
+            f"{path}: a database that is not your own log. Name an export of it, which its keeper writes with "
+            "`lienzo log export`."
+        )
+    check_header(path)
+    return ExportedLog(path, keys)
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False

@@ -4,12 +4,13 @@ Everything that goes into pixels is a keyed function of the request and of the p
 same picture with marks on; what depends on chance and time (salt, signature, place in the log) lies beside the pixels.
 """
 
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 from PIL import Image
@@ -23,7 +24,7 @@ from lienzo.provenance.certificates import anchors, issuer
 from lienzo.provenance.credentials import Parent, SoftBinding, add
 from lienzo.provenance.energy import Spent
 from lienzo.provenance.files import Kind
-from lienzo.provenance.keys import Keystore
+from lienzo.provenance.keys import Keystore, PublicKey, Signer
 from lienzo.provenance.metadata import Embedding, Lora, Software, Weights, public_name
 from lienzo.provenance.perceptual import perceptual_hash
 from lienzo.provenance.prompts import PromptStore
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 ALGORITHM: Final = "org.lienzo.watermark.1"
 """The watermark's name in credentials."""
+
+T = TypeVar("T")
 
 _NOBODY: Final = Checked(status="not_checked", reasons=("No check is set up.",))
 NOT_CHECKED: Final = Safety(prompt=_NOBODY, picture=_NOBODY)
@@ -97,6 +100,8 @@ class Notary:
     def __init__(self, settings: Settings, keys: Keystore | None = None) -> None:
         self.settings = settings
         self.keys = Keystore() if keys is None else keys
+        self._log: tuple[PublicKey, Log] | None = None
+        self._opening = threading.Lock()
 
     def mark(
         self,
@@ -152,7 +157,8 @@ class Notary:
         signed = SignedReceipt.sign(receipt, self.keys.signer("receipts"))
         proof = None
         if whole:
-            proof = self.log.proof(self.log.append(entry(signed), receipt.id))
+            index = self._with_log(lambda log: log.append(entry(signed), receipt.id))
+            proof = self._with_log(lambda log: log.proof(index))
         return Marked(
             request=result.request,
             pixels=result.pixels,
@@ -165,16 +171,26 @@ class Notary:
             sign=self._sign,
         )
 
-    @cached_property
+    @property
     def log(self) -> "Log":
-        """The log that pictures are entered in.
+        """The log that pictures are entered in, with the key that signs it now: another process may have changed or revoked it.
 
         Raises:
             LienzoError: it cannot be opened.
         """
+        signer = self.keys.signer("log")
+        with self._opening:
+            if self._log is None or self._log[0] != signer.public:
+                opened = self._open(signer)
+                if self._log is not None:
+                    self._log[1].close()  # threads that use it still finish
+                self._log = signer.public, opened
+            return self._log[1]
+
+    def _open(self, signer: Signer) -> "Log":
         from lienzo.provenance.log import Log
 
-        place, signer = self.settings.place("log"), self.keys.signer("log")
+        place = self.settings.place("log")
         own = [key for key in self.keys.keys() if key.own and key.name == "log"]
         try:
             return Log.open(place, signer=signer, keys=[key.public for key in own if key.revoked is None])
@@ -185,6 +201,16 @@ class Notary:
                 f"{error} A key of the log was revoked. Nothing can be added to what it signed: keep {place} for what it still "
                 "tells, and begin another log, by moving it or with LIENZO_LOG."
             ) from None
+
+    def _with_log(self, use: "Callable[[Log], T]") -> T:
+        """Use the log; once more, where its key was changed just after we looked."""
+        log = self.log
+        try:
+            return use(log)
+        except UnknownKeyError:
+            if (newer := self.log) is log:
+                raise
+            return use(newer)
 
     @cached_property
     def records(self) -> PromptStore:

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lienzo.errors import TimestampError
+from lienzo.errors import TimestampError, UntrustedTimestampError
 
 if TYPE_CHECKING:
     from rfc3161_client import TimeStampResponse
 
 MOST_BYTES = 100_000
 """Of an answer; those with a long chain of certificates have some 7,000."""
+
+_STRANGER = "certificate verify error"
 
 _SHA256 = "2.16.840.1.101.3.4.2.1"
 
@@ -189,7 +191,8 @@ def verify(token: bytes, message: bytes, roots: bytes) -> datetime:
             the time it says; whether it was revoked since is not asked.
 
     Raises:
-        TimestampError: damaged, of another message, or signed by nobody who is trusted.
+        TimestampError: damaged, of another message, or signed by nobody who is trusted (UntrustedTimestampError; whether it
+            is damaged as well cannot be told then).
     """
     from cryptography import x509
     from rfc3161_client import VerificationError, VerifierBuilder
@@ -208,8 +211,20 @@ def verify(token: bytes, message: bytes, roots: bytes) -> datetime:
     try:
         builder.build().verify_message(answer, message)
     except (VerificationError, ValueError) as error:
-        raise TimestampError(f"the timestamp is not to be trusted: {error}.") from None
+        raise _untrusted(str(error)) from None
     return answer.tst_info.gen_time.astimezone(UTC)
+
+
+def _untrusted(told: str) -> TimestampError:
+    """OpenSSL's own words, as rfc3161_client passes them on, tell a stranger's certificate from a wrong signature."""
+    if _STRANGER in told:
+        _, _, why = told.partition("Verify error: ")
+        return UntrustedTimestampError(
+            "the timestamp is not to be trusted: its authority's certificate leads to none of the roots that are trusted here "
+            f"({why.partition(chr(34))[0] or 'no reason given'}). Name the authority's root in LIENZO_TSA_ROOTS, if you trust it."
+        )
+    why = "its signature is not right" if "ErrorStack" in told else told
+    return TimestampError(f"the timestamp is not to be trusted: {why}. It was damaged or forged.")
 
 
 def _decoded(token: bytes) -> "TimeStampResponse":

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Protocol
 
 from PIL import Image
 
-from lienzo.errors import LienzoError, ProofError, ReceiptError, UnknownKeyError
+from lienzo.errors import InputError, LienzoError, ProofError, ReceiptError, UnknownKeyError
 from lienzo.pipeline.request import InputImage, Request
 from lienzo.provenance.examine import Evidence
 from lienzo.provenance.keys import KnownKey, PublicKey
@@ -68,18 +68,34 @@ class Verdict:
         }
 
 
+@dataclass(frozen=True)
+class Records:
+    """What a log has of one record id.
+
+    Attributes:
+        name: of the log, for people.
+        origin: the log's own name, which is in its checkpoints.
+        size: entries of the whole log, as it was looked into.
+        entries: (index, entry) of the record id.
+    """
+
+    name: str
+    origin: str
+    size: int
+    entries: Sequence[tuple[int, bytes]]
+
+
 class Ledger(Protocol):
     """Where records are looked up: a log, or an export of one."""
 
-    @property
-    def name(self) -> str: ...
-
-    def find(self, key: str) -> tuple[str, Sequence[tuple[int, bytes]]]:
-        """The log's own name, which is in its checkpoints, and (index, entry) of a record id, each proved to be in it.
+    def find(self, key: str) -> Records:
+        """What is under a record id, each entry proved to be in the log.
 
         Raises:
             UnknownKeyError: the log is signed by nobody who is trusted.
             ProofError: something in it was changed.
+            InputError: it is no log.
+            LienzoError: it cannot be read here and now.
         """
         ...
 
@@ -110,6 +126,9 @@ def verify(found: Evidence, sources: Sources) -> Verdict:
     """Judge every layer of a picture.
 
     Raises nothing for what a file holds: a receipt or a proof that cannot be read is a layer that fails.
+
+    Raises:
+        InputError: a ledger that is none.
     """
     signed, receipt = _receipt(found, sources.keys)
     mark, marked = _watermark(found.image, signed, sources.watermark_keys)
@@ -252,23 +271,42 @@ def _logged(
     name = "log"
     if record is None:
         return (), Layer(name, "absent", "Nothing leads to an entry of a log.")
+    doubts: list[str] = []
     try:
         carried = _carried(found.document, signed, sources.log_keys)
-        for ledger in sources.ledgers:
-            origin, data = ledger.find(record)
-            rows = [(index, Entry.read(row)) for index, row in data]
-            own = [(index, entry) for index, entry in rows if signed is None or entry.receipt == signed.digest]
-            if own:
-                index, entry = own[-1]
-                return [one for _, one in own], Layer(
-                    name, "holds", f"Entry {index} of {ledger.name}, made {entry.made}, is proved to be in it."
-                )
-            if carried is not None and carried[0] == origin:
-                raise ProofError(f"{ledger.name} is the log that the picture was entered in, and it is not there.")
-    except UnknownKeyError as error:
-        return (), Layer(name, "unknown", f"Signed by a key that is not trusted here: {error}")
     except LienzoError as error:
         return (), Layer(name, "fails", str(error))
+    for ledger in sources.ledgers:
+        try:
+            records = ledger.find(record)
+            rows = [(index, Entry.read(row)) for index, row in records.entries]
+        except UnknownKeyError as error:
+            doubts.append(f"Signed by a key that is not trusted here: {error}")
+            continue
+        except (ProofError, ReceiptError) as error:
+            return (), Layer(name, "fails", str(error))
+        except InputError:  # no log at all: a mistake of whoever named it
+            raise
+        except LienzoError as error:  # not to be read here and now
+            doubts.append(str(error))
+            continue
+        own = [(index, entry) for index, entry in rows if signed is None or entry.receipt == signed.digest]
+        if own:
+            index, entry = own[-1]
+            return [one for _, one in own], Layer(
+                name, "holds", f"Entry {index} of {records.name}, made {entry.made}, is proved to be in it."
+            )
+        if carried is not None and carried[0] == records.origin:
+            if carried[1] < records.size:
+                return (), Layer(
+                    name, "fails", f"{records.name} is the log that the picture was entered in, and it is not there."
+                )
+            doubts.append(
+                f"{records.name} has {records.size:,} entries: an earlier state of the log than the one that the "
+                f"picture was entered in (entry {carried[1]:,}). Give a newer one."
+            )
+    if doubts:
+        return (), Layer(name, "unknown", " ".join(doubts))
     if carried is not None:
         return (), Layer(
             name, "holds", f"Entry {carried[1]} of {carried[0]}, as the proof that the picture carries shows."

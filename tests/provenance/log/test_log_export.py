@@ -3,15 +3,16 @@
 import contextlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from signing import Fixed
 
-from lienzo.errors import InputError, LogError, OutputError
+from lienzo.errors import InputError, LogError, OutputError, UntrustedTimestampError
 from lienzo.provenance.log import Audit, Log, verify_export, write_export
 from lienzo.provenance.log.export import MAX_LINE
 
@@ -97,6 +98,33 @@ def test_timestamps_are_checked_by_whoever_can(folder: Path) -> None:
 
     audit = verify_export(folder / "export.jsonl", KEYS, stamped=refuse)
     assert audit.state == "tampered" and "another message" in audit.problems[0]
+
+    def stranger(answer: bytes, message: bytes) -> None:
+        raise UntrustedTimestampError("an authority that is not trusted.")
+
+    audit = verify_export(folder / "export.jsonl", KEYS, stamped=stranger)
+    assert (audit.state, audit.problems) == ("not proved", ())
+    assert audit.unproved == ("after 9 entries: an authority that is not trusted.",)
+
+
+def test_a_file_made_meanwhile_is_not_overwritten(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "log.jsonl"
+    rows = Log._rows
+
+    def slow(self: Log, connection: Any) -> Iterator[Any]:
+        target.write_bytes(b"of another process")
+        yield from rows(self, connection)
+
+    with Log.open(tmp_path / "log.db", signer=Fixed("a")) as log:
+        log.append(b"0", "00")
+        monkeypatch.setattr(Log, "_rows", slow)
+        with pytest.raises(OutputError, match="exists already"):
+            write_export(log, target)
+        assert target.read_bytes() == b"of another process" and not list(tmp_path.glob(".lienzo-*"))
+        assert write_export(log, target, overwrite=True) == 1
+    assert target.read_bytes().startswith(b'{"format"')
 
 
 def test_checkpoints_of_an_earlier_key(tmp_path: Path) -> None:

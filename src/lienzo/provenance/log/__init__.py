@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lienzo.provenance.log.audit import Audit
     from lienzo.provenance.log.checkpoint import Checkpoint, NoteKey, open_checkpoint
-    from lienzo.provenance.log.export import verify_export, write_export
+    from lienzo.provenance.log.export import check_header, verify_export, write_export
     from lienzo.provenance.log.proofs import ConsistencyProof, LogProof, verify_consistency, verify_proof
     from lienzo.provenance.log.store import Log, SignedCheckpoint
 
 _HOMES = {
     "Audit": "audit",
     "Checkpoint": "checkpoint", "NoteKey": "checkpoint", "open_checkpoint": "checkpoint",
-    "verify_export": "export", "write_export": "export",
+    "check_header": "export", "verify_export": "export", "write_export": "export",
     "ConsistencyProof": "proofs", "LogProof": "proofs", "verify_consistency": "proofs", "verify_proof": "proofs",
     "Log": "store", "SignedCheckpoint": "store",
 }  # fmt: skip
@@ -33,6 +33,7 @@ __all__ = [
     "LogProof",
     "NoteKey",
     "SignedCheckpoint",
+    "check_header",
     "open_checkpoint",
     "verify_consistency",
     "verify_export",

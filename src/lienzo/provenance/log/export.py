@@ -14,26 +14,26 @@ file is.
 
 import contextlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lienzo.errors import InputError, LienzoError, OutputError, ProofError
-from lienzo.provenance.log.audit import Audit, Replay
+from lienzo.errors import InputError, LienzoError, ProofError, UntrustedTimestampError
+from lienzo.provenance.files import place_parts
+from lienzo.provenance.log.audit import MOST_PROBLEMS, Audit, Replay
 from lienzo.provenance.log.checkpoint import MAX_NOTE, NoteKey, decode64, encode64, open_checkpoint, signer_of
 from lienzo.provenance.log.merkle import MAX_SIZE
 from lienzo.provenance.log.proofs import MAX_ENTRY, leaf_of
-from lienzo.provenance.log.store import Log, SignedCheckpoint
+from lienzo.provenance.log.store import Log, SignedCheckpoint, Snapshot
 
 if TYPE_CHECKING:
     from lienzo.provenance.keys import PublicKey
 
 FORMAT = "lienzo-log/1"
 Stamped = Callable[[bytes, bytes], object]
-"""Checks a timestamp (answer, message); raises a LienzoError where it is not right."""
+"""Checks a timestamp (answer, message); raises UntrustedTimestampError where it is a stranger's, another LienzoError where it is
+not right."""
 
 MAX_LINE = 2 * (MAX_ENTRY + MAX_NOTE)
 """Bytes of a line."""
@@ -52,23 +52,12 @@ def write_export(log: Log, path: Path, *, overwrite: bool = False) -> int:
         OutputError: the file is there already, or cannot be written.
         LogError: the log cannot be read.
     """
-    if not overwrite and os.path.lexists(path):
-        raise OutputError(f"{path} exists already. Choose another name, or allow overwriting (--force).")
-    temporary = path.with_name(f".lienzo-{secrets.token_hex(8)}.part")
-    try:
-        with temporary.open("xb") as file:
-            size = _write(log, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}. Choose another place. Nothing was left behind."
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return size
+    with log.snapshot() as snapshot:
+        newest = open_checkpoint(snapshot.note, log.keys, log.origin)
+        key = signer_of(snapshot.note, log.keys)
+        lines = _written(snapshot, key, newest.size)
+        place_parts(lines, path, if_exists="overwrite" if overwrite else "error")
+    return newest.size
 
 
 def verify_export(
@@ -92,28 +81,40 @@ def verify_export(
     Raises:
         InputError: no such file, no export, or an earlier checkpoint that cannot be used.
     """
+    with _told(path), path.open("rb") as file:
+        return _verify(_lines(file), keys, origin, held, wanted, stamped)
+
+
+def check_header(path: Path) -> None:
+    """Look whether a file is an export at all, by its first line.
+
+    Raises:
+        InputError: no such file, or no export.
+    """
+    with _told(path), path.open("rb") as file:
+        _begun(_lines(file))
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Errors with the file's name."""
     try:
-        with path.open("rb") as file:
-            return _verify(_lines(file), keys, origin, held, wanted, stamped)
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}. Name an exported log.") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _write(log: Log, file: IO[bytes]) -> int:
-    with log.snapshot() as snapshot:
-        newest = open_checkpoint(snapshot.note, log.keys, log.origin)
-        key = signer_of(snapshot.note, log.keys)
-        file.write(_line({"format": FORMAT, "key": key.text, "size": newest.size}))
-        kept = dict(snapshot.checkpoints)
-        last = kept.pop(newest.size, SignedCheckpoint(snapshot.note))
-        for done, row in enumerate(snapshot.rows):
-            if (one := kept.pop(done, None)) is not None:
-                file.write(_checkpoint(one))
-            file.write(_line({"entry": encode64(row.entry), "index": row.index, "key": row.key}))
-        file.write(_checkpoint(last))
-    return newest.size
+def _written(snapshot: Snapshot, key: NoteKey, size: int) -> Iterator[bytes]:
+    yield _line({"format": FORMAT, "key": key.text, "size": size})
+    kept = dict(snapshot.checkpoints)
+    last = kept.pop(size, SignedCheckpoint(snapshot.note))
+    for done, row in enumerate(snapshot.rows):
+        if (one := kept.pop(done, None)) is not None:
+            yield _checkpoint(one)
+        yield _line({"entry": encode64(row.entry), "index": row.index, "key": row.key})
+    yield _checkpoint(last)
 
 
 def _checkpoint(kept: SignedCheckpoint) -> bytes:
@@ -190,8 +191,12 @@ class _Reader:
     def _stamp(self, note: str, answer: bytes) -> None:
         if self.stamped is None:
             self.unchecked += 1
-        else:
+            return
+        try:
             self.stamped(answer, note.encode())
+        except UntrustedTimestampError as error:
+            if len(self.replay.unproved) < MOST_PROBLEMS:
+                self.replay.unproved.append(f"after {self.replay.size:,} entries: {error}")
 
 
 def _verify(
@@ -202,10 +207,7 @@ def _verify(
     wanted: str | None,
     stamped: Stamped | None,
 ) -> Audit:
-    try:
-        key, size = _header(next(lines, {}))
-    except LienzoError as error:
-        raise InputError(f"not an exported log ({error}). `lienzo log export` writes one.") from None
+    key, size = _begun(lines)
     known = [NoteKey.of(public, key.name) for public in keys if public.algorithm == "ed25519"]
     replay = Replay([*known, key], key.name, held)
     if origin not in (None, key.name):
@@ -225,6 +227,14 @@ def _verify(
     if reader.unchecked:
         replay.notes.append(f"{reader.unchecked:,} timestamps were not checked")
     return replace(replay.finish(whole=whole), found=tuple(reader.found))
+
+
+def _begun(lines: Iterator[dict[str, Any]]) -> tuple[NoteKey, int]:
+    """What the first line says: key and size."""
+    try:
+        return _header(next(lines, {}))
+    except LienzoError as error:
+        raise InputError(f"not an exported log ({error}). `lienzo log export` writes one.") from None
 
 
 def _header(document: dict[str, Any]) -> tuple[NoteKey, int]:

@@ -146,7 +146,7 @@ class Log:
                 `postgresql://user:password@host/name`.
             origin: its name, which is in every checkpoint; None: the one it has, and for a new one `lienzo/` and the beginning of
                 the signer's key id.
-            signer: an Ed25519 key; None: only to read.
+            signer: an Ed25519 key; None: only to read; a file of SQLite's is opened so, too.
             keys: of earlier signers, where the key was changed since; those of other algorithms sign no log and are passed over.
 
         Raises:
@@ -162,6 +162,7 @@ class Log:
             if signer is not None:
                 log._create(signer, origin or f"lienzo/{signer.public.id[:16]}")
             with log._transaction() as connection:
+                _check_tables(connection, shown)
                 log.origin = origin or _origin(log._row(connection)[0])
                 known = [
                     *([] if signer is None else [signer.public]),
@@ -510,6 +511,13 @@ def _engine(where: str | Path, *, create: bool) -> tuple[sa.Engine, str]:
     return _sqlite(Path(text), create=create), text
 
 
+def _check_tables(connection: sa.Connection, where: str) -> None:
+    """A view in a table's place would have us compute what somebody else wrote, for ever perhaps."""
+    missing = sorted(_TABLES.tables.keys() - set(sa.inspect(connection).get_table_names()))
+    if missing:
+        raise LogError(f"{where}: no such table: {', '.join(missing)}: no log of lienzo's. Name another one.")
+
+
 def _sqlite(path: Path, *, create: bool) -> sa.Engine:
     try:
         if create:
@@ -519,13 +527,14 @@ def _sqlite(path: Path, *, create: bool) -> sa.Engine:
             raise LogError(f"{path}: no log is there. Name one (--log), or let one be made with the first picture.")
     except OSError as error:
         raise LogError(f"{path}: {error.strerror or error}. Name a file in a folder that you may write to.") from None
-    address = f"file:{quote(str(path.absolute()))}?mode=rw"
+    address = f"file:{quote(str(path.absolute()))}?mode={'rw' if create else 'ro'}"
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(address, uri=True, timeout=WAIT, isolation_level=None, check_same_thread=False)
         connection.text_factory = lambda data: data.decode(errors="replace")  # what is no text is not what was logged
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")  # WAL with NORMAL may lose what was acknowledged
+        if create:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")  # WAL with NORMAL may lose what was acknowledged
         return connection
 
     engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.QueuePool)
