@@ -47,7 +47,8 @@ def commands(block: Block) -> Iterator[tuple[str, str]]:
 def check(command: str, expected: str, where: str) -> None:
     """Run it and compare what it prints, if the page shows that; an error is shown as one."""
     code, output = run(command)
-    assert code == (2 if re.search(r"^(Error|Usage): ", expected, re.M) else 0), f"{where}: {command}\n{output}"
+    wrong, unproved = (re.search(rf"^({words}): ", expected, re.M) for words in ("Error|Usage", "not proved"))
+    assert code == (2 if wrong else 1 if unproved else 0), f"{where}: {command}\n{output}"
     if expected:
         # "..." stands for anything, up to the end where the page stops early
         matches = CHECKER.check_output(expected, output, FLAGS) or CHECKER.check_output(
