@@ -1,5 +1,6 @@
 """From a prompt to a verdict: every layer together, on the real model, with real keys, database and files."""
 
+import io
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import checkers
 from lienzo import Pipeline, Request, read, save
@@ -24,7 +25,8 @@ from lienzo.cli import lienzo
 from lienzo.errors import BlockedError, ConfigError, LogError, MetadataError, ReceiptError, SafetyError
 from lienzo.pipeline.generate import finished
 from lienzo.provenance import credentials
-from lienzo.provenance.certificates import anchors
+from lienzo.provenance.certificates import anchors, issuer
+from lienzo.provenance.files import Kind
 from lienzo.provenance.keys import Keystore
 from lienzo.provenance.marking import Marked, Notary
 from lienzo.provenance.receipt import SignedReceipt, opens
@@ -121,6 +123,46 @@ def test_a_stranger_proves_nothing(
     assert run("keys", "trust", trust)[0] == 0
     code, found = states(path)
     assert (code, found["credentials"], found["receipt"], found["log"]) == (0, "holds", "holds", "holds")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_nobody_puts_anothers_receipt_into_credentials_of_theirs(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    """Who checks trusts Ana and Bea; Bea draws on Ana's picture, and signs it with Ana's receipt."""
+    path = tmp_path / "a.png"
+    make(marked_pipeline, path)
+    found = credentials.read(path.read_bytes(), trust_anchors=anchors())
+    receipt, lists = json.loads(found.receipt or ""), [run("keys", "export")[1]]
+    assert found.key_id == receipt["receipt"]["receipt"]["credentials"] == Keystore().signer("credentials").public.id
+
+    monkeypatch.setenv("LIENZO_HOME", str(tmp_path / "bea"))
+    bea = issuer()
+    Keystore().signer("receipts")
+    lists.append(run("keys", "export")[1])
+    picture, file = Image.open(path).convert("RGB"), io.BytesIO()
+    ImageDraw.Draw(picture).text((6, 4), "GUILTY")
+    picture.save(file, kind)
+    forged = tmp_path / "forged"
+    forged.write_bytes(credentials.add(file.getvalue(), kind, issuer=bea, title="x", receipt=receipt).data)
+
+    monkeypatch.setenv("LIENZO_HOME", str(tmp_path / "checker"))
+    for number, text in enumerate(lists):
+        (tmp_path / f"{number}.json").write_text(text, encoding="utf-8")
+        assert run("keys", "trust", tmp_path / f"{number}.json")[0] == 0
+    assert states(path)[0] == 0
+    code, layers = states(forged)
+    assert (code, layers["credentials"], layers["receipt"]) == (3, "holds", "fails")
+
+
+def test_pictures_outlive_a_change_of_keys(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    """Also one that was made before the change and written after it."""
+    make(marked_pipeline, tmp_path / "a.png")
+    late = marked_pipeline(Request("a blue star", seed=8, steps=1))
+    for purpose in ("ca", "credentials", "receipts", "log"):
+        Keystore().rotate(purpose)
+    save(late, tmp_path / "b.png")
+    assert [states(tmp_path / name)[0] for name in ("a.png", "b.png")] == [0, 0]
 
 
 @pytest.mark.parametrize(("purpose", "layer"), [("receipts", "receipt"), ("credentials", "credentials")])
@@ -435,8 +477,6 @@ def one_pixel_off(pixels: np.ndarray) -> np.ndarray:
 
 def with_pixels(png: bytes, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
     """The PNG with other pixels and every other chunk as it was."""
-    import io
-
     fresh = io.BytesIO()
     Image.fromarray(change(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))).save(fresh, "PNG")
     data = [chunk for chunk in chunks(fresh.getvalue()) if chunk[0] == b"IDAT"]

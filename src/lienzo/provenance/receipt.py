@@ -101,6 +101,7 @@ class Receipt(_Frozen):
         perceptual: `lienzo.provenance.perceptual.perceptual_hash` of the finished picture.
         parents: pictures that went in.
         safety: what was checked, and what came of it.
+        credentials: id of the key that signs the credentials, so that nobody else can put the receipt into theirs.
         simulation: what a visible label in the picture says; None: there is none.
         made: UTC, RFC 3339; by this machine's own clock.
         seconds: that the picture took; of several made at once, its share.
@@ -125,6 +126,7 @@ class Receipt(_Frozen):
     parents: tuple[Parent, ...] = Field(default=(), max_length=10)
     safety: Safety
     marks: tuple[Layer, ...]
+    credentials: Sha256
     simulation: str | None = Field(default=None, max_length=200)
     made: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
     seconds: float = Field(ge=0)

@@ -177,6 +177,8 @@ def _receipt(found: Evidence, keys: Sequence[KnownKey]) -> tuple[SignedReceipt |
             return None, Layer(name, "fails", "The receipt is not the one that was signed.")
     except ReceiptError as error:
         return None, Layer(name, "fails", f"A receipt that cannot be read: {error}")
+    if found.key_id != signed.receipt.credentials:
+        return None, Layer(name, "fails", "The receipt is of another file: it names another key for the credentials.")
     known = next((key for key in keys if key.public == signed.public), None)
     made = f"made {signed.receipt.made} with {signed.receipt.weights.name}"
     if known is None:
