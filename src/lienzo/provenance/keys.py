@@ -11,8 +11,6 @@ A folder of files that only their owner may read; nobody has to make it first:
 Two processes that make the first key at the same time end with the same key (see `Vault`).
 """
 
-import base64
-import binascii
 import contextlib
 import functools
 import hashlib
@@ -29,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from lienzo.errors import KeystoreError
+from lienzo.provenance.encoding import decode64, encode64
 from lienzo.provenance.vault import Vault
 
 if TYPE_CHECKING:  # imported where it is used: it takes a tenth of a second
@@ -222,7 +221,7 @@ class KnownKey:
             "id": self.public.id,
             "name": self.name,
             "algorithm": self.public.algorithm,
-            "spki": base64.b64encode(self.public.spki).decode(),
+            "spki": encode64(self.public.spki),
             **{name: value for name, value in optional.items() if value is not None},
             **({"revoked": {"time": self.revoked.time, "reason": self.revoked.reason}} if self.revoked else {}),
         }
@@ -488,7 +487,7 @@ def _from_document(document: Mapping[str, Any]) -> Iterator[KnownKey]:
         raise KeystoreError(f"no trust list: expected what `lienzo keys export` writes (format {TRUST_FORMAT!r}).")
     for number, key in enumerate(keys, 1):
         try:
-            public = PublicKey.from_spki(base64.b64decode(key["spki"], validate=True))
+            public = PublicKey.from_spki(decode64(key["spki"]))
             name, revoked = key["name"], key.get("revoked")
             made, retired = key.get("made"), key.get("retired")
             if not (isinstance(name, str) and 0 < len(name) <= 200):
@@ -500,7 +499,7 @@ def _from_document(document: Mapping[str, Any]) -> Iterator[KnownKey]:
             revocation = None if revoked is None else _revocation(revoked)
             if (revoked is None) != (revocation is None):
                 raise KeystoreError("revoked: expected a time and a reason.")
-        except (KeystoreError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+        except (KeystoreError, KeyError, TypeError, AttributeError, ValueError) as error:
             why = f"{error} is missing." if isinstance(error, KeyError) else str(error)
             raise KeystoreError(f"key {number} of the trust list: {why} Nothing of the list was taken.") from None
         yield KnownKey(public, name, False, made, retired, revocation)

@@ -238,8 +238,15 @@ def _logged(
             rows = [(index, Entry.read(row)) for index, row in data]
             own = [(index, entry) for index, entry in rows if signed is None or entry.receipt == signed.digest]
             if own:
-                index, entry = own[-1]
-                return [one for _, one in own], Layer(
+                counting = [(index, entry) for index, entry in own if _counts(entry.key, sources.keys)]
+                if not counting:  # whoever has a revoked key could have had it logged
+                    return (), Layer(
+                        name,
+                        "unknown",
+                        f"Its receipt in {ledger.name} is of a key that is revoked or not trusted here.",
+                    )
+                index, entry = counting[-1]
+                return [one for _, one in counting], Layer(
                     name, "holds", f"Entry {index} of {ledger.name}, made {entry.made}, is proved to be in it."
                 )
             if carried is not None and carried[0] == origin:
@@ -257,6 +264,11 @@ def _logged(
             name, "unknown", "The receipt says that it was logged, but no log given here shows it (--log)."
         )
     return (), Layer(name, "absent", f"No log that was given here has an entry of record {record}.")
+
+
+def _counts(key_id: str, keys: Sequence[KnownKey]) -> bool:
+    """Whether a receipt of that key counts here."""
+    return any(key.public.id == key_id and key.revoked is None for key in keys)
 
 
 def _carried(document: Any, signed: SignedReceipt | None, keys: Sequence[PublicKey]) -> tuple[str, int] | None:
