@@ -1,6 +1,7 @@
 """From a prompt to a verdict: every layer together, on the real model, with real keys, database and files."""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +20,26 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import checkers
 from lienzo import Pipeline, Request, read, save
 from lienzo.cli import lienzo
-from lienzo.errors import BlockedError, ConfigError, LogError, MetadataError, ReceiptError, SafetyError
+from lienzo.cli.log import log_keys
+from lienzo.errors import BlockedError, ConfigError, LienzoError, LogError, MetadataError, ReceiptError, SafetyError
+from lienzo.gallery import fill
 from lienzo.pipeline.generate import finished
 from lienzo.provenance import credentials
-from lienzo.provenance.certificates import anchors
+from lienzo.provenance.certificates import anchors, issuer
 from lienzo.provenance.energy import Spent
+from lienzo.provenance.examine import examine
+from lienzo.provenance.files import Kind
 from lienzo.provenance.keys import Keystore
 from lienzo.provenance.log import verify_proof
 from lienzo.provenance.marking import Marked, Notary
 from lienzo.provenance.receipt import SignedReceipt, opens
 from lienzo.provenance.settings import Settings
+from lienzo.provenance.verify import Sources, verify
 from lienzo.provenance.watermark import mark
 from lienzo.studio import House, house
 
@@ -162,6 +169,74 @@ def test_a_stranger_proves_nothing(
     assert run("keys", "trust", trust)[0] == 0
     code, found = states(path)
     assert (code, found["credentials"], found["receipt"], found["log"]) == (0, "holds", "holds", "holds")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_nobody_puts_anothers_receipt_into_credentials_of_theirs(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    """Who checks trusts Ana and Bea; Bea draws on Ana's picture, and signs it with Ana's receipt."""
+    path = tmp_path / "a.png"
+    make(marked_pipeline, path)
+    found = credentials.read(path.read_bytes(), trust_anchors=anchors())
+    receipt, lists = json.loads(found.receipt or ""), [run("keys", "export")[1]]
+    assert found.key_id == receipt["receipt"]["receipt"]["credentials"] == Keystore().signer("credentials").public.id
+
+    monkeypatch.setenv("LIENZO_HOME", str(tmp_path / "bea"))
+    bea = issuer()
+    Keystore().signer("receipts")
+    lists.append(run("keys", "export")[1])
+    picture, file = Image.open(path).convert("RGB"), io.BytesIO()
+    ImageDraw.Draw(picture).text((6, 4), "GUILTY")
+    picture.save(file, kind)
+    forged = tmp_path / "forged"
+    forged.write_bytes(credentials.add(file.getvalue(), kind, issuer=bea, title="x", receipt=receipt).data)
+
+    monkeypatch.setenv("LIENZO_HOME", str(tmp_path / "checker"))
+    for number, text in enumerate(lists):
+        (tmp_path / f"{number}.json").write_text(text, encoding="utf-8")
+        assert run("keys", "trust", tmp_path / f"{number}.json")[0] == 0
+    assert states(path)[0] == 0
+    code, layers = states(forged)
+    assert (code, layers["credentials"], layers["receipt"]) == (3, "holds", "fails")
+
+
+def test_pictures_outlive_a_change_of_keys(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    """Also one that was made before the change and written after it."""
+    make(marked_pipeline, tmp_path / "a.png")
+    late = marked_pipeline(Request("a blue star", seed=8, steps=1))
+    for purpose in ("ca", "credentials", "receipts", "log"):
+        Keystore().rotate(purpose)
+    save(late, tmp_path / "b.png")
+    assert [states(tmp_path / name)[0] for name in ("a.png", "b.png")] == [0, 0]
+
+
+def test_without_its_metadata_a_revoked_signers_picture_is_not_proved(
+    marked_pipeline: Pipeline, tmp_path: Path
+) -> None:
+    path, stripped = tmp_path / "a.png", tmp_path / "b.png"
+    make(marked_pipeline, path)
+    Image.open(path).convert("RGB").save(stripped)
+    old = Keystore().signer("receipts").public.id
+    Keystore().rotate("receipts")
+    assert states(stripped)[0] == 0, "changing keys takes nothing away"
+    Keystore().revoke(old, "stolen")
+    code, found = states(stripped)
+    assert (code, found["watermark"], found["log"], states(path)[0]) == (1, "holds", "unknown", 1)
+
+
+@pytest.mark.parametrize("bad", ["é" * 86, "%%", "spare bits", "no padding"])
+@pytest.mark.parametrize("field", ["key", "signature"])
+def test_a_receipt_that_is_no_proper_base64(signed: SignedReceipt, tmp_path: Path, field: str, bad: str) -> None:
+    document, file = signed.document, io.BytesIO()
+    good = document[field]
+    document[field] = {"spare bits": with_spare_bits(good), "no padding": good.rstrip("=")[:-1]}.get(bad, bad)
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    made = credentials.add(file.getvalue(), "PNG", issuer=issuer(), title="x", receipt={"receipt": document})
+    (tmp_path / "a.png").write_bytes(made.data)
+    code, output = run("verify", tmp_path / "a.png", "--json")
+    (layer,) = [one for one in json.loads(output)["layers"] if one["name"] == "receipt"]
+    assert (code, layer["state"]) == (3, "fails") and "cannot be read" in layer["says"]
 
 
 @pytest.mark.parametrize(("purpose", "layer"), [("receipts", "receipt"), ("credentials", "credentials")])
@@ -404,6 +479,97 @@ def test_a_private_picture_holds_no_prompt(marked_pipeline: Pipeline, tmp_path: 
     assert (code, found["regeneration"]) == (0, "holds")  # its request is kept here, encrypted
 
 
+def test_a_private_prompt_is_shown_by_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*CANARY.split(), *["zanahoria-9f41"] * 100]  # bare words are shown as one prompt; so many do not fit
+    options = ("--private", "--mark", "full", "--steps", "1", "--seed", "4242", "--json")
+    done = CliRunner().invoke(lienzo, ["generate", *words, *options])
+    assert done.exit_code == 0, done.stderr
+    assert "One prompt." in done.stderr and "did not see its last" in done.stderr
+    assert "zanahoria" not in done.output
+    (path,) = tmp_path.iterdir()
+    assert path.name == "lienzo-private.png", "the seed helps to guess"
+    result = Pipeline.load(mark="full", private=True)(Request(CANARY, seed=1, steps=1))
+    assert "zanahoria" not in repr(result) and not recwarn.list
+
+
+def test_a_private_picture_is_not_found_by_the_same_one_made_openly(marked_pipeline: Pipeline) -> None:
+    request = Request("a red circle", seed=7, steps=2)
+    hidden = Pipeline(marked_pipeline.bundle, Settings.read(mark="full", private=True))(request)
+    open_ = marked_pipeline(request)
+    assert isinstance(hidden, Marked) and isinstance(open_, Marked)
+    for of in ("id", "prompt", "request", "unmarked", "picture"):
+        assert getattr(hidden.signed.receipt, of) != getattr(open_.signed.receipt, of), of
+
+
+def test_pictures_that_keep_their_prompts_are_not_made_in_private(
+    marked_pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIENZO_PRIVATE", "1")
+    monkeypatch.setenv("LIENZO_MARK", "full")
+    with pytest.raises(ConfigError, match="LIENZO_PRIVATE=0"):
+        next(fill(marked_pipeline.bundle, [Request("a red circle", seed=1, steps=1)], tmp_path / "kept"))
+    assert not (tmp_path / "kept").exists()
+
+
+def test_what_has_no_room_for_a_watermark_says_so(marked_pipeline: Pipeline) -> None:
+    with pytest.warns(UserWarning, match="56x56 pixels have no room for a watermark"):
+        result = marked_pipeline(Request("a red circle", seed=1, steps=1, width=56, height=56))
+    assert isinstance(result, Marked) and result.signed.receipt.marks == ("credentials", "log")
+
+
+def test_what_cannot_be_signed_is_not_logged(marked_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    marked_pipeline(Request("a red circle", seed=1, steps=1))
+    size = house(marked_pipeline.settings).notary.log.size
+    monkeypatch.setenv("LIENZO_TSA", "nonsense")
+    with pytest.raises(LienzoError, match="nonsense"):
+        marked_pipeline(Request("a red circle", seed=1, steps=1))
+    assert house(marked_pipeline.settings).notary.log.size == size
+
+
+def test_a_label_is_not_lost_when_a_picture_is_made_again(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    options = ("--steps", "1", "--mark", "full")
+    assert run("generate", "a login form", *options, "--simulation", "es", "--out", tmp_path / "a.png")[0] == 0
+    assert run("generate", "--from", tmp_path / "a.png", "--mark", "full", "--out", tmp_path / "b.png")[0] == 0
+    first, second = (Image.open(tmp_path / name).convert("RGB").tobytes() for name in ("a.png", "b.png"))
+    assert first == second
+    assert "SIMULACIÓN" in run("verify", tmp_path / "b.png")[1]
+
+
+def test_a_record_that_was_made_twice_shows_its_own_entry(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    make(marked_pipeline, tmp_path / "a.png")
+    Image.open(tmp_path / "a.png").convert("RGB").save(tmp_path / "b.png")
+    make(marked_pipeline, tmp_path / "again.png")
+    assert "Entry 0 of" in run("verify", tmp_path / "b.png")[1], "the first, not the last"
+    assert "Entry 1 of" in run("verify", tmp_path / "again.png")[1]
+
+
+@pytest.mark.parametrize("changed_first", [True, False])
+def test_every_log_is_looked_into_whatever_their_order(
+    marked_pipeline: Pipeline, tmp_path: Path, changed_first: bool
+) -> None:
+    make(marked_pipeline, tmp_path / "a.png")
+    good, changed = tmp_path / "good.jsonl", tmp_path / "changed.jsonl"
+    assert run("log", "export", good)[0] == 0
+    text = good.read_text()
+    changed.write_text(text.replace('"data":"', '"data":"eyJ', 1) if '"data":"' in text else text[:-20] + "\n")
+    logs = [changed, good] if changed_first else [good, changed]
+    code, found = states(tmp_path / "a.png", "--log", logs[0], "--log", logs[1])
+    assert (code, found["log"]) == (3, "fails")
+
+
+def test_a_key_signs_for_its_purpose_alone(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    result = make(marked_pipeline, tmp_path / "a.png")
+    receipt, log_key = result.signed.receipt, Keystore().signer("log")
+    found = examine((tmp_path / "a.png").read_bytes(), trust_anchors=anchors())
+    forged = replace(found, document={"receipt": SignedReceipt.sign(receipt, log_key).document})
+    layers = {one.name: one for one in verify(forged, Sources(keys=Keystore().keys())).layers}
+    assert layers["receipt"].state == "unknown" and "not trusted here" in layers["receipt"].says
+    assert {key.id for key in log_keys(own=False)} == {log_key.public.id}
+
+
 def test_a_revealed_prompt_is_the_pictures_or_is_not(marked_pipeline: Pipeline, tmp_path: Path) -> None:
     result = make(marked_pipeline, tmp_path / "a.png")
     code, output = run("prompts", "show", result.signed.receipt.id, "--json")
@@ -519,7 +685,6 @@ def test_no_changed_receipt_is_accepted(signed: SignedReceipt, data: st.DataObje
         held = changed.holds
     except ReceiptError:
         return
-    # base64's spare bits and an "x" for an "X" in a hex digit would be other ways to write the same
     assert not held or changed == signed
 
 
@@ -576,6 +741,15 @@ def test_killed_anywhere_it_returns_no_unmarked_picture_and_loses_no_entry(
         assert states(path)[0] == 0, path
 
 
+def with_spare_bits(text: str) -> str:
+    """The same bytes in base64, with a bit set that no byte has; where there is no room for one, a digit too many."""
+    digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    bare = text.rstrip("=")
+    if bare == text:
+        return text + "A"
+    return bare[:-1] + digits[digits.index(bare[-1]) + 1] + text[len(bare) :]
+
+
 def one_pixel_off(pixels: np.ndarray) -> np.ndarray:
     changed = pixels.copy()
     changed[5, 5, 0] ^= 1
@@ -584,8 +758,6 @@ def one_pixel_off(pixels: np.ndarray) -> np.ndarray:
 
 def with_pixels(png: bytes, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
     """The PNG with other pixels and every other chunk as it was."""
-    import io
-
     fresh = io.BytesIO()
     Image.fromarray(change(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))).save(fresh, "PNG")
     data = [chunk for chunk in chunks(fresh.getvalue()) if chunk[0] == b"IDAT"]

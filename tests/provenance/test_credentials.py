@@ -272,7 +272,7 @@ def test_a_name_does_not_make_trust(own: Issuer, trusted: str, tmp_path: Path, m
     monkeypatch.setattr(certificates, "_name", lambda public: (root if public == authority else leaf).subject)
     signed = add(picture("PNG"), "PNG", issuer=issuer(store), title="x").data
     found = read(signed, trust_anchors=trusted)
-    assert (found.state, found.key_id) == ("Valid", own.signer.public.id)
+    assert (found.state, found.key_id) == ("Valid", store.signer("credentials").public.id)
 
 
 def test_stripped_by_another_program(signed: bytes, trusted: str) -> None:

@@ -320,10 +320,46 @@ def test_others_keys(store: Keystore, tmp_path: Path) -> None:
     assert len(mine.export()["keys"]) == 1  # only one's own
 
 
-def test_own_keys_stay_own_when_trusted(store: Keystore) -> None:
+@pytest.mark.parametrize("revokes", [True, False])
+def test_a_list_speaks_of_its_owners_keys_alone(store: Keystore, tmp_path: Path, revokes: bool) -> None:
+    mine, carl = Keystore(tmp_path / "mine"), Keystore(tmp_path / "carl")
+    for one in (store, mine, carl):
+        one.signer()
+    mine.trust(store.export("Ana"))
+    before = mine.keys()
+    taken = {"revoked": {"time": "2020-01-01T00:00:00Z", "reason": "a lie"}} if revokes else {}
+    for victim, match in ((mine, "with your own key"), (store, r"trusted here as 'Ana: receipts'.*\(--as\)")):
+        evil = carl.export("Carl")
+        evil["keys"] += [{**key, **taken} for key in victim.export()["keys"]]
+        with pytest.raises(KeystoreError, match=match):
+            mine.trust(evil)
+        assert mine.keys() == before, "nothing of it was taken, not Carl's own keys either"
+    mine.trust(carl.export("Carl"), "Uncle Carl")
+    assert [key.whose for key in mine.keys()] == [None, "Ana", "Uncle Carl"]
+
+
+def test_a_key_keeps_its_purpose(store: Keystore, tmp_path: Path) -> None:
+    store.signer("log")
+    mine = Keystore(tmp_path / "mine")
+    mine.trust(store.export("Ana"))
+    changed = store.export("Ana")
+    changed["keys"][0]["purpose"] = "receipts"
+    with pytest.raises(KeystoreError, match="trusted here as 'Ana: log'"):
+        mine.trust(changed)
+
+
+def test_a_list_without_a_name_is_known_by_its_key(store: Keystore, tmp_path: Path) -> None:
     store.signer()
-    store.trust(store.export("me"))
-    assert [(key.own, key.name) for key in store.keys()] == [(True, "receipts")]
+    mine = Keystore(tmp_path / "mine")
+    (key,) = mine.trust(store.export())
+    assert key.whose == key.public.id[:16]
+
+
+@pytest.mark.parametrize("name", ["", " \n", "An\x1b[31ma", "a" * 101, 7])
+def test_a_name_can_be_shown(store: Keystore, tmp_path: Path, name: object) -> None:
+    store.signer()
+    with pytest.raises(KeystoreError, match="cannot be shown"):
+        Keystore(tmp_path / "mine").trust({**store.export(), "name": name})
 
 
 @pytest.mark.parametrize(
@@ -334,11 +370,18 @@ def test_own_keys_stay_own_when_trusted(store: Keystore) -> None:
         lambda d: d["keys"].append(None),
         lambda d: d["keys"][0].pop("spki"),
         lambda d: d["keys"][0].update(spki="%%"),
+        lambda d: d["keys"][0].update(spki="é"),
+        lambda d: d["keys"][0].update(spki=d["keys"][0]["spki"][:-1]),
+        lambda d: d["keys"][0].update(spki=d["keys"][0]["spki"] + "="),
         lambda d: d["keys"][0].update(spki=base64.b64encode(b"x").decode()),
         lambda d: d["keys"][0].update(id="0" * 64),
         lambda d: d["keys"][0].update(algorithm="es256"),
-        lambda d: d["keys"][0].update(name=""),
-        lambda d: d["keys"][0].update(name=7),
+        lambda d: d["keys"][0].update(
+            spki=d["keys"][0]["spki"][:-2] + "==" if d["keys"][0]["spki"][-2:] != "==" else "A"
+        ),
+        lambda d: d["keys"][0].update(purpose=""),
+        lambda d: d["keys"][0].update(purpose=7),
+        lambda d: d["keys"][0].update(purpose="receipts\n"),
         lambda d: d["keys"][0].update(made=7),
         lambda d: d["keys"][0].update(revoked={}),
         lambda d: d["keys"][0].update(revoked=[]),
@@ -386,7 +429,7 @@ def test_the_commands(run: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "ana.json").write_text(run("export", "--name", "Ana").stdout)
     other = CliRunner(env={"LIENZO_HOME": str(tmp_path / "other")})
     trusted = other.invoke(lienzo, ["keys", "trust", str(tmp_path / "ana.json"), "--json"])
-    assert [key["name"] for key in json.loads(trusted.stdout)] == ["Ana: receipts"] * 2
+    assert [(key["whose"], key["purpose"]) for key in json.loads(trusted.stdout)] == [("Ana", "receipts")] * 2
 
     store.secret("watermark")
     assert run("rotate", "watermark").stdout == "watermark  new secret; 1 old kept\n"

@@ -7,7 +7,6 @@ import click
 
 from lienzo.cli.params import json_option
 from lienzo.cli.text import note, print_json, table
-from lienzo.errors import InputError
 
 if TYPE_CHECKING:
     from lienzo.provenance.keys import KnownKey
@@ -91,21 +90,19 @@ def export(name: str | None, as_json: bool) -> None:
 
 @keys.command(short_help="Trust the public keys of somebody else.")
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option("--as", "whose", metavar="NAME", help="What to call its owner. [default: as the list says]")
 @json_option
-def trust(file: Path, as_json: bool) -> None:
+def trust(file: Path, whose: str | None, as_json: bool) -> None:
     """Trust the public keys in FILE, a list that `lienzo keys export` printed, and know its revocations.
 
     Nothing in the list vouches for it: get it from its owner by a way that you trust.
     """
     from lienzo.provenance import certificates
     from lienzo.provenance.keys import MAX_TRUST_FILE, Keystore
+    from lienzo.reading import read_whole
 
-    try:
-        with file.open("rb") as opened:
-            document = opened.read(MAX_TRUST_FILE + 1)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror or error}. Name a trust list.") from None
-    trusted = certificates.trust(Keystore(), document)
+    document = read_whole(file, MAX_TRUST_FILE)
+    trusted = certificates.trust(Keystore(), document, whose)
     if as_json:
         print_json([key.document for key in trusted])
     elif trusted:

@@ -49,7 +49,7 @@ def show(where: str | None, as_json: bool) -> None:
     """Tell what the log is: its name, its entries, the key that others check it with."""
     with _opened(where, sign=False) as opened:
         head, keys = opened.head, [key.text for key in opened.keys]
-    from lienzo.provenance.log.checkpoint import encode64
+    from lienzo.provenance.encoding import encode64
 
     facts = {"log": opened.where, "origin": opened.origin, "size": head.size, "root": encode64(head.root)}
     if as_json:
@@ -66,7 +66,7 @@ def checkpoint(where: str | None, as_json: bool) -> None:
 
     Where a timestamp authority is set up (LIENZO_TSA), the log also keeps its word on when the checkpoint was there already.
     """
-    from lienzo.provenance.log.checkpoint import encode64
+    from lienzo.provenance.encoding import encode64
     from lienzo.provenance.timestamps import configured
 
     with _opened(where, sign=True) as opened:
@@ -157,8 +157,8 @@ def log_keys(*, own: bool) -> "list[PublicKey]":
     """Public keys that a log may be signed with."""
     from lienzo.provenance.keys import Keystore
 
-    known = [key for key in Keystore().keys() if key.revoked is None and key.public.algorithm == "ed25519"]
-    return [key.public for key in known if not own or (key.own and key.name == "log")]
+    known = [key for key in Keystore().keys() if key.revoked is None and key.purpose == "log"]
+    return [key.public for key in known if key.own or not own]
 
 
 def _read_checkpoint(path: Path) -> str:

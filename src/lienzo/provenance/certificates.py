@@ -96,7 +96,7 @@ def export(store: Keystore, name: str | None = None) -> dict[str, Any]:
     return {**store.export(name), "certificates": roots}
 
 
-def trust(store: Keystore, document: bytes | Mapping[str, Any]) -> list[KnownKey]:
+def trust(store: Keystore, document: bytes | Mapping[str, Any], whose: str | None = None) -> list[KnownKey]:
     """Trust the keys and roots of a trust list; see `Keystore.trust`.
 
     Raises:
@@ -117,7 +117,7 @@ def trust(store: Keystore, document: bytes | Mapping[str, Any]) -> list[KnownKey
                 f"certificate {number} of the trust list: {error}. Nothing of the list was taken."
             ) from None
         taken.append(certificate)
-    keys = store.trust(document)
+    keys = store.trust(document, whose)
     for certificate in taken:
         text = _pem(certificate).encode()
         _vault(store).put(f"trusted/{hashlib.sha256(text).hexdigest()}.crt", text, if_exists="overwrite")

@@ -9,9 +9,9 @@ server so. All settings belong to the one call; those that the library keeps for
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,11 +22,12 @@ import rfc8785
 from lienzo import __version__
 from lienzo.errors import CredentialsError
 from lienzo.provenance.certificates import Issuer
+from lienzo.provenance.cose import leaf_key
 from lienzo.provenance.files import Kind, kind_of_data
 from lienzo.provenance.timestamps import Authority, relay
 
 if TYPE_CHECKING:
-    from c2pa import Context
+    from c2pa import Context, Reader
 
 State = Literal["Trusted", "Valid", "Invalid", "absent"]
 
@@ -40,7 +41,6 @@ _UNTRUSTED = "signingCredential.untrusted"
 _SIGNERS, _CLOCKS = "lienzo:signers", "lienzo:timestamps"
 _PARENT = "parent"
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
-_KEY_ID = re.compile(r"[0-9a-f]{64}")
 _SETTINGS: dict[str, Any] = {
     "builder": {
         "thumbnail": {"enabled": False},  # 50 to 110 kB of what the file shows anyway
@@ -90,7 +90,7 @@ class CredentialsFound:
         title: that the manifest gives the picture.
         generator: the program that made the manifest, and its version.
         signer: the organisation (O) in the signer's certificate.
-        key_id: of the signer, where an authority of lienzo's own issued the certificate (its name, CN, is the id).
+        key_id: of the signer: SHA-256 of the SPKI in the certificate; None where it cannot be told beyond doubt.
         time: when it was signed, on the word of a timestamp authority that is trusted; None where there is no such word.
         assertions: label -> content.
         parent: title and state of the picture that it was made from, as whoever signed found it; the state is None where
@@ -192,7 +192,8 @@ def read(
     context = _context(trust_anchors, timestamp_roots)
     try:
         with context, Reader(_MIME[kind], io.BytesIO(data), context=context) as reader:
-            return _found(json.loads(reader.json()), reader.get_validation_state(), revoked)
+            document = json.loads(reader.json())
+            return _found(document, reader.get_validation_state(), _signer(reader, document), revoked)
     except C2paError.ManifestNotFound:
         return CredentialsFound("absent")
     except (C2paError, ValueError, RecursionError) as error:
@@ -201,12 +202,20 @@ def read(
         return CredentialsFound("Invalid", ("the manifest is damaged",))
 
 
-def _found(document: dict[str, Any], state: str | None, revoked: Collection[str]) -> CredentialsFound:
+def _signer(reader: "Reader", document: dict[str, Any]) -> str | None:
+    """The id of the key that signed the active manifest."""
+    label, store = document["active_manifest"], io.BytesIO()
+    reader.resource_to_stream(f"self#jumbf=/c2pa/{label}/c2pa.signature", store)  # gives the whole store
+    spki = leaf_key(store.getvalue(), label)
+    return None if spki is None else hashlib.sha256(spki).hexdigest()
+
+
+def _found(
+    document: dict[str, Any], state: str | None, key_id: str | None, revoked: Collection[str]
+) -> CredentialsFound:
     manifest = document["manifests"][document["active_manifest"]]
     results = document.get("validation_results", {}).get("activeManifest", {})
     signature = manifest.get("signature_info", {})
-    name = signature.get("common_name")
-    key_id = name if isinstance(name, str) and _KEY_ID.fullmatch(name) else None
     failures = tuple(f"{entry['code']}: {entry.get('explanation', '')}"[:500] for entry in results.get("failure", ()))
     good = [(entry["code"], entry.get("explanation", "")) for entry in results.get("success", ())]
     worth: State = "Valid" if state in ("Trusted", "Valid") else "Invalid"
@@ -216,7 +225,7 @@ def _found(document: dict[str, Any], state: str | None, revoked: Collection[str]
             worth = "Trusted"
         else:
             failures += (f"{_UNTRUSTED}: its authority is trusted for timestamps only",)
-    if key_id is not None and key_id in revoked:
+    if {key_id, signature.get("common_name")} & set(revoked):  # lienzo's own authorities give the id for a name
         worth, failures = "Invalid", (*failures, "signingCredential.revoked: the signer's key was revoked")
     timed = any(code == "timeStamp.trusted" and why.endswith(f", trust list: {_CLOCKS}") for code, why in good)
     generator: dict[str, Any] = next(iter(manifest.get("claim_generator_info", ())), {})

@@ -29,6 +29,7 @@ class Evidence:
         credentials: their state: "Trusted", "Valid" (by a stranger), "Invalid" or "absent".
         failures: what of the credentials fails, in their specification's words.
         signer: who signed them.
+        key_id: of the key that signed them; None where it cannot be told.
         document: the assertion that holds receipt and log proof; None where there is none.
     """
 
@@ -37,6 +38,7 @@ class Evidence:
     credentials: str
     failures: tuple[str, ...] = ()
     signer: str | None = None
+    key_id: str | None = None
     document: Any = None
 
 
@@ -69,6 +71,7 @@ def examine(data: bytes, *, trust_anchors: str, timestamp_roots: str = "", revok
         credentials=told["credentials"]["state"],
         failures=tuple(told["credentials"]["failures"]),
         signer=told["credentials"]["signer"],
+        key_id=told["credentials"]["key_id"],
         document=receipt,
     )
 
@@ -80,7 +83,8 @@ def look(order: bytes) -> bytes:
     asked, _, data = order.partition(b"\n")
     image = _pixels(data)
     found = read(data, **json.loads(asked))
-    credentials = {name: value for name, value in asdict(found).items() if name in ("state", "failures", "signer")}
+    wanted = ("state", "failures", "signer", "key_id")
+    credentials = {name: value for name, value in asdict(found).items() if name in wanted}
     told = {
         "size": image.size,
         "lossless": _lossless(data),

@@ -11,8 +11,6 @@ A folder of files that only their owner may read; nobody has to make it first:
 Two processes that make the first key at the same time end with the same key (see `Vault`).
 """
 
-import base64
-import binascii
 import contextlib
 import functools
 import hashlib
@@ -29,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from lienzo.errors import KeystoreError
+from lienzo.provenance.encoding import decode64, encode64
 from lienzo.provenance.vault import Vault
 
 if TYPE_CHECKING:  # imported where it is used: it takes a tenth of a second
@@ -40,7 +39,7 @@ Algorithm = Literal["ed25519", "es256"]
 """ed25519: RFC 8032. es256: ECDSA on P-256 with SHA-256, its signature written as r || s (RFC 7518, section 3.4)."""
 
 SECRET_BYTES = 32
-TRUST_FORMAT = "lienzo-keys/1"
+TRUST_FORMAT = "lienzo-keys/2"
 MAX_TRUST_FILE = 1_000_000
 _HALF = 32  # bytes of r and of s
 
@@ -200,29 +199,38 @@ class KnownKey:
 
     Attributes:
         public: the key.
-        name: its purpose ("receipts", "log" ...), or, of somebody else's, the name it was trusted under.
-        own: whether this keystore made it.
+        purpose: what it signs ("receipts", "log" ...); what else it signs does not count.
+        whose: the name that its owner was trusted under; None: this keystore made it.
         made, retired: UTC, RFC 3339; retired is None for the current key of a purpose, and both for somebody else's
             where nothing is said.
         revoked: None where it was not.
     """
 
     public: PublicKey
-    name: str
-    own: bool
+    purpose: str
+    whose: str | None
     made: str | None
     retired: str | None
     revoked: Revocation | None
 
     @property
+    def own(self) -> bool:
+        return self.whose is None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.purpose if self.whose is None else f"{self.whose}: {self.purpose}"
+
+    @property
     def document(self) -> dict[str, Any]:
-        """As `Keystore.export` writes it."""
-        optional = {"made": self.made, "retired": self.retired}
+        """As `Keystore.export` writes it; of somebody else's with whose it is."""
+        optional = {"whose": self.whose, "made": self.made, "retired": self.retired}
         return {
             "id": self.public.id,
-            "name": self.name,
+            "purpose": self.purpose,
             "algorithm": self.public.algorithm,
-            "spki": base64.b64encode(self.public.spki).decode(),
+            "spki": encode64(self.public.spki),
             **{name: value for name, value in optional.items() if value is not None},
             **({"revoked": {"time": self.revoked.time, "reason": self.revoked.reason}} if self.revoked else {}),
         }
@@ -339,7 +347,7 @@ class Keystore:
         known = self.find(key_id)
         self._mark_revoked(known.public.id, Revocation(_now(), reason.strip()))
         if known.own and known.retired is None:
-            self.rotate(known.name)
+            self.rotate(known.purpose)
         return self.find(known.public.id)
 
     def keys(self) -> list[KnownKey]:
@@ -350,7 +358,7 @@ class Keystore:
             made = [_made(path, self._vault.read(path)) for path in files]
             for path, begin, end in zip(files, made, [*made[1:], None], strict=True):
                 public = self._read_public(path)
-                own.append(KnownKey(public, purpose, True, begin, end, self._revocation(public.id)))
+                own.append(KnownKey(public, purpose, None, begin, end, self._revocation(public.id)))
         seen = {key.public.id for key in own}
         others = [key for key in self._trusted() if key.public.id not in seen]
         return own + sorted(others, key=lambda key: (key.name, key.public.id))
@@ -373,23 +381,38 @@ class Keystore:
         """The own public keys as a trust list, which another keystore reads with `trust`.
 
         Args:
-            name: what others are to call this keystore; it stands before each purpose.
+            name: what others are to call its owner, unless they have a better one.
         """
         keys = [key.document for key in self.keys() if key.own]
-        for key in keys:
-            key["name"] = f"{name}: {key['name']}" if name else key["name"]
-        return {"format": TRUST_FORMAT, "keys": keys}
+        return {"format": TRUST_FORMAT, **({"name": name} if name else {}), "keys": keys}
 
-    def trust(self, document: bytes | Mapping[str, Any]) -> list[KnownKey]:
+    def trust(self, document: bytes | Mapping[str, Any], whose: str | None = None) -> list[KnownKey]:
         """Take the public keys of a trust list for trustworthy, and its revocations for known.
 
         Nothing in the list vouches for it: get it from its owner by a way that you trust. A revocation that is known
-        already stays, even where the list has it no more.
+        already stays, even where the list has it no more. A list speaks of its owner's keys alone.
+
+        Args:
+            whose: what to call its owner; None: as the list says, else by the first key's id.
 
         Raises:
-            KeystoreError: no trust list, or damaged; then none of it is taken.
+            KeystoreError: no trust list, a damaged one, or one with keys of one's own or of somebody else whom one trusts;
+                then none of it is taken.
         """
-        keys = list(_from_document(trust_list(document)))
+        keys = list(_from_document(trust_list(document), whose))
+        there = {key.public.id: key for key in self.keys()}
+        for key in keys:
+            known = there.get(key.public.id, key)
+            if known.own:
+                raise KeystoreError(
+                    f"got a trust list with your own key {key.public.id[:16]} ({known.purpose}). A list speaks of its owner's keys "
+                    "alone. Nothing of it was taken."
+                )
+            if (known.whose, known.purpose) != (key.whose, key.purpose):
+                raise KeystoreError(
+                    f"got a trust list of {key.whose!r} with the {key.purpose} key {key.public.id[:16]}, which is trusted here as "
+                    f"{known.name!r}. Nothing of it was taken. If it is {known.whose!r}'s newer list, say so (--as)."
+                )
         for key in keys:
             text = json.dumps(key.document, indent=2, ensure_ascii=False).encode()
             self._vault.put(f"trusted/{key.public.id}.json", text, if_exists="overwrite")
@@ -432,9 +455,9 @@ class Keystore:
 
     def _trusted(self) -> Iterator[KnownKey]:
         for path in sorted((self.folder / "trusted").glob("*.json")):
-            document = {"format": TRUST_FORMAT, "keys": [_json(path, self._vault.read(path))]}
+            document = _json(path, self._vault.read(path))
             with of_file(path):
-                (key,) = _from_document(document)
+                (key,) = _from_document({"format": TRUST_FORMAT, "keys": [document]}, document.get("whose"))
             yield replace(key, revoked=self._revocation(key.public.id))
 
     def _revocation(self, key_id: str) -> Revocation | None:
@@ -477,7 +500,7 @@ def trust_list(document: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
     return _json(None, document)
 
 
-def _from_document(document: Mapping[str, Any]) -> Iterator[KnownKey]:
+def _from_document(document: Mapping[str, Any], whose: str | None) -> Iterator[KnownKey]:
     """The keys of a trust list.
 
     Raises:
@@ -486,13 +509,17 @@ def _from_document(document: Mapping[str, Any]) -> Iterator[KnownKey]:
     keys = document.get("keys")
     if document.get("format") != TRUST_FORMAT or not isinstance(keys, list):
         raise KeystoreError(f"no trust list: expected what `lienzo keys export` writes (format {TRUST_FORMAT!r}).")
+    whose = whose or document.get("name")
+    if whose is not None and not (isinstance(whose, str) and 0 < len(whose) <= 100 and whose.isprintable()):
+        raise KeystoreError("got a name for the list's owner that cannot be shown. Give up to 100 letters in one line.")
     for number, key in enumerate(keys, 1):
         try:
-            public = PublicKey.from_spki(base64.b64decode(key["spki"], validate=True))
-            name, revoked = key["name"], key.get("revoked")
+            public = PublicKey.from_spki(decode64(key["spki"]))
+            purpose, revoked = key["purpose"], key.get("revoked")
+            whose = whose or public.id[:16]
             made, retired = key.get("made"), key.get("retired")
-            if not (isinstance(name, str) and 0 < len(name) <= 200):
-                raise KeystoreError("name: expected up to 200 characters.")
+            if not (isinstance(purpose, str) and re.fullmatch(r"[a-z0-9-]{1,40}", purpose)):
+                raise KeystoreError("purpose: expected up to 40 small letters, digits and hyphens.")
             if (key["id"], key["algorithm"]) != (public.id, public.algorithm):
                 raise KeystoreError("its id or algorithm is not that of its spki.")
             if not all(time is None or (isinstance(time, str) and len(time) <= 40) for time in (made, retired)):
@@ -500,10 +527,10 @@ def _from_document(document: Mapping[str, Any]) -> Iterator[KnownKey]:
             revocation = None if revoked is None else _revocation(revoked)
             if (revoked is None) != (revocation is None):
                 raise KeystoreError("revoked: expected a time and a reason.")
-        except (KeystoreError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+        except (KeystoreError, KeyError, TypeError, AttributeError, ValueError) as error:
             why = f"{error} is missing." if isinstance(error, KeyError) else str(error)
             raise KeystoreError(f"key {number} of the trust list: {why} Nothing of the list was taken.") from None
-        yield KnownKey(public, name, False, made, retired, revocation)
+        yield KnownKey(public, purpose, whose, made, retired, revocation)
 
 
 def _revocation(document: Mapping[str, Any]) -> Revocation | None:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
@@ -20,7 +20,7 @@ from lienzo.errors import LogError, RecordError, UnknownKeyError
 from lienzo.images import png, to_image
 from lienzo.pipeline.generate import Result
 from lienzo.pipeline.request import InputImage, Request
-from lienzo.provenance.certificates import anchors, issuer
+from lienzo.provenance.certificates import Issuer, anchors, issuer
 from lienzo.provenance.credentials import Parent, SoftBinding, add
 from lienzo.provenance.energy import Spent
 from lienzo.provenance.files import Kind
@@ -153,7 +153,8 @@ class Notary:
         if settings.mark == "latent":
             layers.append("latent")
         salt = self._salt(f"{record:012x}", request)
-        receipt = self._receipt(result, spent, safety, record, picture, said, unmarked, salt, tuple(layers))
+        by = issuer(self.keys)  # also of files that are written later, when the key may be another
+        receipt = self._receipt(result, spent, safety, record, picture, said, unmarked, salt, tuple(layers), by)
         signed = SignedReceipt.sign(receipt, self.keys.signer("receipts"))
         proof = None
         if whole:
@@ -168,7 +169,7 @@ class Notary:
             marked=picture,
             signed=signed,
             proof=proof,
-            sign=self._sign,
+            sign=partial(self._sign, by),
         )
 
     @property
@@ -191,7 +192,7 @@ class Notary:
         from lienzo.provenance.log import Log
 
         place = self.settings.place("log")
-        own = [key for key in self.keys.keys() if key.own and key.name == "log"]
+        own = [key for key in self.keys.keys() if key.own and key.purpose == "log"]
         try:
             return Log.open(place, signer=signer, keys=[key.public for key in own if key.revoked is None])
         except UnknownKeyError as error:
@@ -235,13 +236,13 @@ class Notary:
                         raise
         raise AssertionError("not reached")
 
-    def _sign(self, data: bytes, kind: Kind, marked: Marked) -> bytes:
+    def _sign(self, by: Issuer, data: bytes, kind: Kind, marked: Marked) -> bytes:
         receipt, init = marked.signed.receipt, marked.request.init
         parent = None if init is None else Parent(init.file or png(init.image), "the picture to start from")
         signed = add(
             data,
             kind,
-            issuer=issuer(self.keys),
+            issuer=by,
             title=f"{receipt.simulation}: picture {receipt.id}" if receipt.simulation else f"Picture {receipt.id}",
             receipt=marked.document,
             binding=SoftBinding(ALGORITHM, receipt.id) if "watermark" in receipt.marks else None,
@@ -265,6 +266,7 @@ class Notary:
         unmarked: str,
         salt: bytes,
         layers: tuple[Layer, ...],
+        by: Issuer,
     ) -> Receipt:
         bundle, request, private = result.bundle, result.request, self.settings.private
         weight = next(bundle.unet.parameters())
@@ -286,6 +288,7 @@ class Notary:
             parents=tuple(parents(request)),
             safety=safety,
             marks=layers,
+            credentials=by.signer.public.id,
             simulation=said,
             made=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             seconds=round(spent.seconds, 3),

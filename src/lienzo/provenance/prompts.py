@@ -5,8 +5,6 @@ $LIENZO_KEK, else in the keystore under a purpose of this database's own (`promp
 changes the key of one database does not destroy that of another.
 """
 
-import base64
-import binascii
 import functools
 import os
 import secrets
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from lienzo.errors import KeystoreError, RecordError, SealingError, StoreError
 from lienzo.provenance.database import Database
+from lienzo.provenance.encoding import decode64
 from lienzo.provenance.keys import Keystore, home
 from lienzo.provenance.sealing import (
     DataKey,
@@ -365,8 +364,8 @@ def _from_environment() -> list[LocalKey]:
     found = []
     for number, text in enumerate(filter(None, os.environ.get("LIENZO_KEK", "").split(",")), 1):
         try:
-            found.append(LocalKey(base64.b64decode(text.strip(), validate=True)))
-        except (binascii.Error, ValueError, KeystoreError):
+            found.append(LocalKey(decode64(text.strip())))
+        except (ValueError, KeystoreError):
             raise KeystoreError(
                 f"LIENZO_KEK: its key {number} is not the base64 of 32 bytes. Make one: openssl rand -base64 32"
             ) from None

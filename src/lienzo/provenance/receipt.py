@@ -5,8 +5,6 @@ later that a prompt was this picture's, nobody without it can find the prompt in
 at all. The picture itself remains: who has the weights can make pictures of guessed prompts and look whether one is like it.
 """
 
-import base64
-import binascii
 import hashlib
 import hmac
 import secrets
@@ -19,6 +17,7 @@ from pydantic_core import from_json
 
 from lienzo.errors import KeystoreError, ReceiptError
 from lienzo.pipeline.request import Request
+from lienzo.provenance.encoding import decode64, encode64
 from lienzo.provenance.keys import PublicKey, Signer
 from lienzo.provenance.metadata import MAX_ADAPTERS, Embedding, Lora, Sha256, Software, Weights
 
@@ -101,6 +100,7 @@ class Receipt(_Frozen):
         perceptual: `lienzo.provenance.perceptual.perceptual_hash` of the finished picture.
         parents: pictures that went in.
         safety: what was checked, and what came of it.
+        credentials: id of the key that signs the credentials, so that nobody else can put the receipt into theirs.
         simulation: what a visible label in the picture says; None: there is none.
         made: UTC, RFC 3339; by this machine's own clock.
         seconds: that the picture took; of several made at once, its share.
@@ -125,6 +125,7 @@ class Receipt(_Frozen):
     parents: tuple[Parent, ...] = Field(default=(), max_length=10)
     safety: Safety
     marks: tuple[Layer, ...]
+    credentials: Sha256
     simulation: str | None = Field(default=None, max_length=200)
     made: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
     seconds: float = Field(ge=0)
@@ -150,12 +151,12 @@ class SignedReceipt(_Frozen):
     @classmethod
     def sign(cls, receipt: Receipt, signer: Signer) -> Self:
         signature = signer.sign(_CONTEXT + receipt.canonical)
-        key = base64.b64encode(signer.public.spki).decode()
+        key = encode64(signer.public.spki)
         return cls(
             receipt=receipt,
             algorithm=signer.public.algorithm,
             key=key,
-            signature=base64.b64encode(signature).decode(),
+            signature=encode64(signature),
         )
 
     @classmethod
@@ -191,8 +192,8 @@ class SignedReceipt(_Frozen):
             ReceiptError: no key.
         """
         try:
-            key = PublicKey.from_spki(base64.b64decode(self.key, validate=True))
-        except (binascii.Error, KeystoreError) as error:
+            key = PublicKey.from_spki(decode64(self.key))
+        except (ValueError, KeystoreError) as error:
             raise ReceiptError(f"the receipt's key cannot be read: {error}") from None
         if key.algorithm != self.algorithm:
             raise ReceiptError(f"the receipt says {self.algorithm}, its key is for {key.algorithm}.")
@@ -206,8 +207,8 @@ class SignedReceipt(_Frozen):
             ReceiptError: no key, or no signature, that can be read.
         """
         try:
-            signature = base64.b64decode(self.signature, validate=True)
-        except binascii.Error:
+            signature = decode64(self.signature)
+        except ValueError:
             raise ReceiptError("the receipt's signature is not base64.") from None
         return self.public.verify(_CONTEXT + self.receipt.canonical, signature)
 
@@ -284,13 +285,14 @@ def record_id(
 
 
 def entry(signed: SignedReceipt) -> bytes:
-    """What the log holds of a receipt: canonical JSON of its id, digests and hash, no word of the prompt."""
+    """What the log holds of a receipt: canonical JSON of its id, digests, hash and key id, no word of the prompt."""
     receipt = signed.receipt
     return rfc8785.dumps(
         {
             "version": 1,
             "id": receipt.id,
             "receipt": signed.digest,
+            "key": signed.public.id,
             "picture": receipt.picture.sha256,
             "perceptual": receipt.perceptual,
             "made": receipt.made,
@@ -299,11 +301,16 @@ def entry(signed: SignedReceipt) -> bytes:
 
 
 class Entry(_Frozen):
-    """A log entry, read: see `entry`."""
+    """A log entry, read: see `entry`.
+
+    Attributes:
+        key: id of the one that signed the receipt.
+    """
 
     version: Literal[1]
     id: RecordId
     receipt: Sha256
+    key: Sha256
     picture: Sha256
     perceptual: str = Field(pattern="^[0-9a-f]{16}$")
     made: str = Field(max_length=40)

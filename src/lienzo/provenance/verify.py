@@ -210,7 +210,9 @@ def _receipt(found: Evidence, keys: Sequence[KnownKey]) -> tuple[SignedReceipt |
             return None, Layer(name, "fails", "The receipt is not the one that was signed.")
     except ReceiptError as error:
         return None, Layer(name, "fails", f"A receipt that cannot be read: {error}")
-    known = next((key for key in keys if key.public == signed.public), None)
+    if found.key_id != signed.receipt.credentials:
+        return None, Layer(name, "fails", "The receipt is of another file: it names another key for the credentials.")
+    known = next((key for key in keys if key.public == signed.public and key.purpose == "receipts"), None)
     made = f"made {signed.receipt.made} with {signed.receipt.weights.name}"
     if known is None:
         return signed, Layer(
@@ -218,13 +220,14 @@ def _receipt(found: Evidence, keys: Sequence[KnownKey]) -> tuple[SignedReceipt |
             "unknown",
             f"Signed, {made}, by a key that is not trusted here, {signed.public.id[:16]} (`lienzo keys trust`).",
         )
+    who = "you" if known.own else f"{known.whose} (key {known.public.id[:16]})"
     if known.revoked is not None:
         return signed, Layer(
             name,
             "unknown",
-            f"Signed by {known.name}'s key, which was revoked {known.revoked.time}: {known.revoked.reason}",
+            f"Signed by {who}, with a key that was revoked {known.revoked.time}: {known.revoked.reason}",
         )
-    return signed, Layer(name, "holds", f"Signed by {known.name}: {made}.")
+    return signed, Layer(name, "holds", f"Signed by {who}: {made}.")
 
 
 def _pixels(found: Evidence, signed: SignedReceipt | None, entries: Sequence[Entry]) -> Layer:
@@ -271,12 +274,12 @@ def _logged(
     name = "log"
     if record is None:
         return (), Layer(name, "absent", "Nothing leads to an entry of a log.")
-    doubts: list[str] = []
+    doubts, shown, held = list[str](), list[str](), list[Entry]()
     try:
         carried = _carried(found.document, signed, sources.log_keys)
     except LienzoError as error:
         return (), Layer(name, "fails", str(error))
-    for ledger in sources.ledgers:
+    for ledger in sources.ledgers:  # all of them: one that was changed must not be passed over for another's sake
         try:
             records = ledger.find(record)
             rows = [(index, Entry.read(row)) for index, row in records.entries]
@@ -291,12 +294,16 @@ def _logged(
             doubts.append(str(error))
             continue
         own = [(index, entry) for index, entry in rows if signed is None or entry.receipt == signed.digest]
-        if own:
-            index, entry = own[-1]
-            return [one for _, one in own], Layer(
-                name, "holds", f"Entry {index} of {records.name}, made {entry.made}, is proved to be in it."
-            )
-        if carried is not None and carried[0] == records.origin:
+        counting = [(index, entry) for index, entry in own if _counts(entry.key, sources.keys)]
+        if counting:
+            # the same request made again has another entry: the one of these pixels, else the first
+            digest = InputImage.of(found.image).sha256
+            index, entry = min(counting, key=lambda row: (row[1].picture != digest, row[0]))
+            held.extend(one for _, one in counting)
+            shown.append(f"Entry {index} of {records.name}, made {entry.made}, is proved to be in it.")
+        elif own:  # whoever has a revoked key could have had it logged
+            doubts.append(f"Its receipt in {records.name} is of a key that is revoked or not trusted here.")
+        elif carried is not None and carried[0] == records.origin:
             if carried[1] < records.size:
                 return (), Layer(
                     name, "fails", f"{records.name} is the log that the picture was entered in, and it is not there."
@@ -305,6 +312,8 @@ def _logged(
                 f"{records.name} has {records.size:,} entries: an earlier state of the log than the one that the "
                 f"picture was entered in (entry {carried[1]:,}). Give a newer one."
             )
+    if shown:
+        return held, Layer(name, "holds", " ".join(shown))
     if doubts:
         return (), Layer(name, "unknown", " ".join(doubts))
     if carried is not None:
@@ -316,6 +325,11 @@ def _logged(
             name, "unknown", "The receipt says that it was logged, but no log given here shows it (--log)."
         )
     return (), Layer(name, "absent", f"No log that was given here has an entry of record {record}.")
+
+
+def _counts(key_id: str, keys: Sequence[KnownKey]) -> bool:
+    """Whether a receipt of that key counts here."""
+    return any(key.public.id == key_id and key.revoked is None and key.purpose == "receipts" for key in keys)
 
 
 def _carried(document: Any, signed: SignedReceipt | None, keys: Sequence[PublicKey]) -> tuple[str, int] | None:

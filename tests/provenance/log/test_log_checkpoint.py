@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from signing import Fixed
 
 from lienzo.errors import InputError, LienzoError, ProofError, UnknownKeyError
+from lienzo.provenance.encoding import decode64, encode64
 from lienzo.provenance.log import Checkpoint, NoteKey, open_checkpoint
-from lienzo.provenance.log.checkpoint import MAX_NOTE, decode64, encode64, signer_of
+from lienzo.provenance.log.checkpoint import MAX_NOTE, signer_of
 
 SIGNER = Fixed()
 ORIGIN = "example.org/pictures"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lienzo.errors import InputError, ProofError, UnknownKeyError
-from lienzo.provenance.log.checkpoint import Checkpoint, NoteKey, encode64, open_checkpoint
+from lienzo.provenance.encoding import encode64
+from lienzo.provenance.log.checkpoint import Checkpoint, NoteKey, open_checkpoint
 from lienzo.provenance.log.merkle import Part, complete_parts, joined, node_hash
 
 MOST_PROBLEMS = 50

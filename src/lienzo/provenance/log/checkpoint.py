@@ -10,8 +10,6 @@ Other programs for such logs read these, and witnesses may add signature lines o
 ignored, as the format demands. Extension lines, which nobody could check, are refused.
 """
 
-import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Iterable
@@ -19,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from lienzo.errors import InputError, ProofError, UnknownKeyError
+from lienzo.provenance.encoding import decode64, encode64
 from lienzo.provenance.log.merkle import HASH_BYTES, MAX_SIZE
 
 if TYPE_CHECKING:
@@ -34,25 +33,6 @@ _KEY_BYTES = 32
 _ID_BYTES = 4
 _SPKI = bytes.fromhex("302a300506032b6570032100")
 """What precedes the 32 bytes of an Ed25519 key in its SPKI (RFC 8410, section 4)."""
-
-
-def encode64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def decode64(text: str) -> bytes:
-    """Base64 (RFC 4648, section 4) in its one proper spelling.
-
-    Raises:
-        ValueError: anything else.
-    """
-    try:
-        data = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"not base64 ({error})") from None
-    if encode64(data) != text:
-        raise ValueError("not base64 in its proper spelling")
-    return data
 
 
 def check_name(name: str) -> str:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from lienzo.errors import InputError, LienzoError, ProofError, UntrustedTimestampError
+from lienzo.provenance.encoding import decode64, encode64
 from lienzo.provenance.files import place_parts
 from lienzo.provenance.log.audit import MOST_PROBLEMS, Audit, Replay
-from lienzo.provenance.log.checkpoint import MAX_NOTE, NoteKey, decode64, encode64, open_checkpoint, signer_of
+from lienzo.provenance.log.checkpoint import MAX_NOTE, NoteKey, open_checkpoint, signer_of
 from lienzo.provenance.log.merkle import MAX_SIZE
 from lienzo.provenance.log.proofs import MAX_ENTRY, leaf_of
 from lienzo.provenance.log.store import Log, SignedCheckpoint, Snapshot

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from lienzo.errors import InputError, ProofError
+from lienzo.provenance.encoding import decode64, encode64
 from lienzo.provenance.log import merkle
-from lienzo.provenance.log.checkpoint import MAX_NOTE, Checkpoint, NoteKey, decode64, encode64, open_checkpoint
+from lienzo.provenance.log.checkpoint import MAX_NOTE, Checkpoint, NoteKey, open_checkpoint
 
 if TYPE_CHECKING:
     from lienzo.provenance.keys import PublicKey
