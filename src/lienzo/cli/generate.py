@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import islice
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lienzo.cli import signals
+from lienzo.cli.folders import filled
 from lienzo.cli.params import Embedding, Lora, LoraFile, Number, Numbers, Size, json_option, model_options
 from lienzo.cli.progress import Progress, progress
 from lienzo.cli.text import note, plain, print_json, warn
@@ -217,7 +218,7 @@ def generate(prompts: tuple[str, ...], **given: Any) -> None:
     settings = Settings.read(mark=given["mark"], private=given["private"], simulation=simulation)
     texts = _prompts(prompts, each=given["each"], private=settings.private)
     record, requests = _requests(texts, given)
-    with _folder(given["out"]):
+    with filled(Path(given["out"]) if given["out"] and _is_folder(given["out"]) else Path(".")):
         targets = _targets(given["out"], requests, force=given["force"], private=settings.private)
         bundle = _load(given, record)
         job = _Job(bundle, requests, targets, record=record, silent=given["as_json"], settings=settings)
@@ -392,24 +393,6 @@ def _label(source: str | Path) -> str | None:
 
 def _is_folder(out: str) -> bool:
     return out.endswith(("/", os.sep)) or os.path.isdir(out)  # Path.is_dir raises where the name is too long
-
-
-@contextmanager
-def _folder(out: str | None) -> Iterator[None]:
-    """Make the folder that --out names. If no picture came into it, what was made goes again."""
-    folder = Path(out) if out and _is_folder(out) else Path(".")
-    missing: list[Path] = []
-    try:
-        try:
-            missing = [path for path in (folder, *folder.parents) if not path.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{folder} cannot be made: {error.strerror or error}. Choose another folder.") from None
-        yield
-    finally:
-        for path in missing:
-            with suppress(OSError):  # it holds something
-                path.rmdir()
 
 
 def _targets(

@@ -8,11 +8,12 @@ import click
 
 from lienzo.cli import signals
 from lienzo.cli.evaluate import device_of, paint
+from lienzo.cli.folders import filled
 from lienzo.cli.generate import as_options
 from lienzo.cli.params import Size, computing_options, json_option
 from lienzo.cli.progress import Progress, progress
 from lienzo.cli.text import note, plain, print_json, table
-from lienzo.errors import InputError, OutputError, RequestError
+from lienzo.errors import InputError, RequestError
 
 if TYPE_CHECKING:
     from lienzo.evaluation.bias import Findings
@@ -91,11 +92,7 @@ def transparency(model: str | None, **given: Any) -> None:
             "--audit and --clip belong together: the CLIP looks at the audit's pictures. Name both, or neither."
         )
     out = given["out"] or Path(f"report-{Path(model or 'boceto').name}")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be made: {error.strerror or error}. Choose another folder.") from None
-    with progress() as bar:
+    with filled(out), progress() as bar:
         found = gather(
             model,
             data=_data(given["data"], bar),

@@ -81,6 +81,7 @@ def _verdict(picture: Path, logs: tuple[str, ...], reveal: Path | None, again: b
     data = read_whole(picture, MOST_BYTES)
     found = examine(
         data,
+        name=str(picture),
         trust_anchors=anchors(store),
         timestamp_roots=trusted_roots().decode("ascii", "replace"),
         revoked=[key.public.id for key in known if key.revoked is not None],

@@ -42,25 +42,39 @@ class Evidence:
     document: Any = None
 
 
-def examine(data: bytes, *, trust_anchors: str, timestamp_roots: str = "", revoked: Collection[str] = ()) -> Evidence:
+def examine(
+    data: bytes,
+    *,
+    trust_anchors: str,
+    timestamp_roots: str = "",
+    revoked: Collection[str] = (),
+    name: str = "the picture",
+) -> Evidence:
     """What a picture's file holds.
 
     Args:
         data: a PNG, JPEG or WebP, told by content.
+        name: for error messages.
         trust_anchors, timestamp_roots, revoked: see `lienzo.provenance.credentials.read`.
 
     Raises:
         InputError: no such picture, a damaged one, or one that is too large or cannot be read within bounds.
     """
     if len(data) > MOST_BYTES:
-        raise ImageError(f"the picture: {len(data):,} bytes, more than the {MOST_BYTES:,} allowed.")
-    asked = {"trust_anchors": trust_anchors, "timestamp_roots": timestamp_roots, "revoked": sorted(revoked)}
+        raise ImageError(f"{name}: {len(data):,} bytes, more than the {MOST_BYTES:,} allowed.")
+    asked = {
+        "name": name,
+        "trust_anchors": trust_anchors,
+        "timestamp_roots": timestamp_roots,
+        "revoked": sorted(revoked),
+    }
     answer = bounded.run(
         "lienzo.provenance.examine:look",
         json.dumps(asked).encode() + b"\n" + data,
         seconds=_SECONDS,
         memory=_MEMORY,
         most=3 * MAX_PIXELS + bounded.MOST_RESULT,
+        what=name,
     )
     head, _, pixels = answer.partition(b"\n")
     told: dict[str, Any] = json.loads(head)
@@ -80,9 +94,10 @@ def look(order: bytes) -> bytes:
     """A line of JSON, then the pixels: what `examine` asks for, without any limit of its own."""
     from lienzo.provenance.credentials import read
 
-    asked, _, data = order.partition(b"\n")
-    image = _pixels(data)
-    found = read(data, **json.loads(asked))
+    head, _, data = order.partition(b"\n")
+    asked = json.loads(head)
+    image = _pixels(data, asked.pop("name"))
+    found = read(data, **asked)
     wanted = ("state", "failures", "signer", "key_id")
     credentials = {name: value for name, value in asdict(found).items() if name in wanted}
     told = {
@@ -103,9 +118,9 @@ def _document(receipt: str | None) -> Any:
         return receipt[:1000]
 
 
-def _pixels(data: bytes) -> Image.Image:
+def _pixels(data: bytes, name: str) -> Image.Image:
     """What is seen: one still picture, upright, with transparency laid over white. Else another one could hide in the file."""
-    return open_image(data, formats=("PNG", "JPEG", "WEBP")).convert("RGB")
+    return open_image(data, name, formats=("PNG", "JPEG", "WEBP")).convert("RGB")
 
 
 def _lossless(data: bytes) -> bool:

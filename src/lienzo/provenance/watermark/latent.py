@@ -97,7 +97,7 @@ def find_latent(
     """Recognise which record's noise a picture started from.
 
     Costs `STEPS` evaluations of the network, and a hash for each record. Of the embedded model's pictures
-    it finds none: of 128x128 pixels of plain colour, its autoencoder gives the noise's trace back too weakly.
+    it finds hardly any: of 128x128 pixels of plain colour, its autoencoder gives the noise's trace back too weakly.
 
     Args:
         bundle: the model that made it, or one close to it.
