@@ -170,6 +170,12 @@ def test_the_canary_is_nowhere_in_plain(house: Path) -> None:
     assert "kanarien" not in str(caught.value)
 
 
+def test_postgresql_flushes_every_commit(postgresql: Callable[[str], str]) -> None:
+    place = postgresql("hasty_prompts") + "%20-csynchronous_commit%3Doff"
+    with contextlib.closing(PromptStore(place)) as store, store._database.reading() as connection:
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+
+
 def test_the_canary_is_nowhere_in_plain_in_postgresql(postgresql: Callable[[str], str]) -> None:
     url = postgresql("canary")
     store = PromptStore(url)

@@ -120,9 +120,11 @@ def _engine(place: str | Path) -> tuple["Engine", str]:
     options: dict[str, Any] = {"hide_parameters": True}
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         try:
-            return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **options), name
+            engine = create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **options)
         except ModuleNotFoundError:
             raise MissingExtraError('PostgreSQL needs its driver: run pip install "lienzo[postgres]".') from None
+        event.listen(engine, "connect", durable)
+        return engine, name
     if url.drivername != "sqlite" or not url.database:
         raise StoreError(f"got the database {name}. Allowed: a file, sqlite:///file, or postgresql://user@host/name.")
     _make_file(Path(url.database))
@@ -141,6 +143,20 @@ def _engine(place: str | Path) -> tuple["Engine", str]:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine, url.database
+
+
+def durable(connection: Any, _: object) -> None:
+    """For each new connection to PostgreSQL: what is committed is on disk.
+
+    Raises:
+        StoreError: the server flushes nothing to disk.
+    """
+    with connection.cursor() as cursor:
+        if cursor.execute("SHOW fsync").fetchone() == ("off",):
+            raise StoreError("the server has fsync=off and would lose what is committed with the power. Switch it on.")
+        if cursor.execute("SHOW synchronous_commit").fetchone() == ("off",):
+            cursor.execute("SET SESSION synchronous_commit = on")
+    connection.commit()
 
 
 def _make_file(path: Path) -> None:

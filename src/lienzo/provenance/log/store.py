@@ -17,13 +17,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from lienzo.errors import InputError, LienzoError, LogError, MissingExtraError, ProofError
+from lienzo.provenance.database import durable
 from lienzo.provenance.log import merkle
 from lienzo.provenance.log.audit import Audit, Replay
 from lienzo.provenance.log.checkpoint import Checkpoint, NoteKey, check_name, open_checkpoint
@@ -551,16 +552,7 @@ def _postgresql(url: sa.URL) -> sa.Engine:
         engine = sa.create_engine(url.set(drivername="postgresql+psycopg"))
     except ModuleNotFoundError:
         raise MissingExtraError('A log in PostgreSQL needs psycopg. Run: pip install "lienzo[postgres]"') from None
-
-    @sa.event.listens_for(engine, "connect")
-    def durable(connection: Any, _: object) -> None:
-        with connection.cursor() as cursor:
-            if cursor.execute("SHOW fsync").fetchone() == ("off",):
-                raise LogError("the server has fsync=off and would lose entries with the power. Switch it on.")
-            if cursor.execute("SHOW synchronous_commit").fetchone() == ("off",):
-                cursor.execute("SET SESSION synchronous_commit = on")
-        connection.commit()
-
+    sa.event.listen(engine, "connect", durable)
     return engine
 
 
