@@ -31,11 +31,6 @@ def test_importing_loads_nothing_heavy() -> None:
     assert not loaded_after("import lienzo") & HEAVY
 
 
-def test_help_loads_nothing_heavy() -> None:
-    code = "from lienzo.cli import main\nsys.argv = ['lienzo', '--help']\ntry: main()\nexcept SystemExit: pass"
-    assert not loaded_after(code) & (HEAVY - {"rich"})
-
-
 def test_no_reference_library_is_needed_to_make_pictures() -> None:
     assert not loaded_after("import lienzo.studio, lienzo.compat") & {
         "diffusers",

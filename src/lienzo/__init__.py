@@ -4,7 +4,6 @@ Importing this is light: torch is loaded with the first name that needs it.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from lienzo.provenance.writing import save
     from lienzo.studio import Pipeline
 
-__version__ = version("lienzo")
+__version__: str
 
 _HOMES = {
     "LienzoError": "lienzo.errors",
@@ -49,6 +48,10 @@ __all__ = [  # noqa: RUF022 (by importance)
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version  # takes as long as the rest of the command line together
+
+        return version("lienzo")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'lienzo' has no attribute {name!r}")

@@ -399,7 +399,7 @@ def test_no_timestamp_loses_no_picture(answer: bytes | int | None, own: Issuer, 
         signed = add(picture("PNG"), "PNG", issuer=own, title="x", authority=Authority(url, timeout=0.5))
         took = time.monotonic() - begin
         stop.set()
-    assert took < 3
+    assert took < 10
     assert read(signed.data, trust_anchors=trusted).state == "Trusted"
     assert len(signed.warnings) == 1 and "signed without a timestamp" in signed.warnings[0]
 

