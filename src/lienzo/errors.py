@@ -28,6 +28,7 @@ LienzoError
 ├── LogError                    the log's database cannot be opened, read or written
 ├── ProofError                  a log, checkpoint, proof or export that was changed; the command line exits with 3
 │   └── UnknownKeyError         signed by a key that is not known, so nothing is proved
+├── BusyError                   a service that can take no more just now; has the seconds after which to try again
 └── NonFiniteError              NaN or infinity appeared while a picture was made
 """
 
@@ -181,6 +182,18 @@ class ProofError(LienzoError):
 
 class UnknownKeyError(ProofError):
     """Signed by a key that is not known here, which proves nothing, neither good nor bad."""
+
+
+class BusyError(LienzoError):
+    """A service that can take no more just now.
+
+    Attributes:
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class NonFiniteError(LienzoError):

@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "prompts": ("prompts", "Look after prompts that are kept encrypted."),
     "report": ("report", "Write a model's card and transparency report."),
     "samplers": ("models", "List the samplers and grids."),
+    "serve": ("serve", "Serve pictures over HTTP."),
     "train": ("train", "Train what a recipe says."),
     "verify": ("verify", "Tell what a picture's marks prove."),
 }

@@ -208,7 +208,7 @@ def sample(
             raise RequestError(f"{name}: got {len(given)} for {len(batch)} pictures; give one each.")
     groups: dict[str, list[int]] = {}
     for i, request in enumerate(batch):
-        groups.setdefault(_lockstep_key(request), []).append(i)
+        groups.setdefault(lockstep_key(request), []).append(i)
     runs = []
     for members in groups.values():
         noise = latents[members] if latents is not None else None
@@ -222,7 +222,8 @@ def sample(
     return tuple(samples[i] for i in range(len(batch)))
 
 
-def _lockstep_key(request: Request) -> str:
+def lockstep_key(request: Request) -> str:
+    """The same for requests that run in lockstep; says nothing of prompts, seeds and pictures."""
     own = {"prompt", "negative_prompt", "seed", "init", "mask"}
     return f"{request.model_dump_json(exclude=own)} {request.init is None} {request.mask is None}"
 

@@ -1,6 +1,6 @@
 """How the service runs: what `[service]` in config.toml, the environment or the command line says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from typing import Any, Final, Self
 
@@ -8,6 +8,7 @@ from lienzo.config import Config
 from lienzo.errors import ConfigError
 from lienzo.provenance.keys import home
 from lienzo.provenance.settings import table
+from lienzo.server.jobs import Limits
 
 TABLE: Final = "service"
 """Of config.toml."""
@@ -23,6 +24,7 @@ class Service(Config):
         database: of jobs and API keys: a file or database URL; None: `service.db` in lienzo's home.
         store: where pictures lie: a folder or any URL that fsspec knows (s3://bucket/folder); None: `pictures` in lienzo's home.
         models: what may be asked for: names of models, or NAME=SOURCE; the first one is the default.
+        loras: adapters that may be asked for: NAME=FILE or hub id.
         workers: processes that make pictures.
         cached: models that a worker keeps in memory; the one that was not used for longest goes first.
         device: that workers compute on; dtype: in what.
@@ -44,6 +46,7 @@ class Service(Config):
     database: str | None = None
     store: str | None = None
     models: tuple[str, ...] = ("boceto",)
+    loras: tuple[str, ...] = ()
     workers: int = 1
     cached: int = 2
     device: str = "cpu"
@@ -77,6 +80,8 @@ class Service(Config):
             raise ConfigError(f"port: got {self.port}; give 0 (any that is free) to 65535.")
         if not self.models or any(not name for name in self.sources):
             raise ConfigError("models: got none, or one without a name. Give names, or NAME=SOURCE.")
+        if any(not name or not source for name, source in self.lora_sources.items()):
+            raise ConfigError("loras: got one without a name or without a file. Give NAME=FILE.")
 
     @classmethod
     def read(cls, **chosen: Any) -> Self:
@@ -93,6 +98,16 @@ class Service(Config):
         """Name -> what `lienzo.weights.load` is given; None: the embedded model."""
         pairs = (text.partition("=") for text in self.models)
         return {name: source or (None if name == "boceto" else name) for name, _, source in pairs}
+
+    @property
+    def lora_sources(self) -> dict[str, str]:
+        """Name -> file or hub id."""
+        return {name: source for name, _, source in (text.partition("=") for text in self.loras)}
+
+    @property
+    def limits(self) -> Limits:
+        """Of the queue."""
+        return Limits(**{one.name: getattr(self, one.name) for one in fields(Limits)})
 
     @property
     def database_place(self) -> str:

@@ -25,7 +25,7 @@ class Store:
             except ModuleNotFoundError:
                 raise MissingExtraError('A store by URL needs fsspec: run pip install "lienzo[server]".') from None
             try:
-                self._remote, self._root = fsspec.core.url_to_fs(place)
+                self._remote, self._root = fsspec.core.url_to_fs(place)  # type: ignore[no-untyped-call]
             except (ImportError, ValueError) as error:
                 raise OutputError(f"{place}: {error}") from None
 

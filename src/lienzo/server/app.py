@@ -1,0 +1,177 @@
+"""The application: routes, errors as problem documents, limits and headers."""
+
+import logging
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lienzo.errors import BusyError, LienzoError
+from lienzo.provenance.settings import Settings
+from lienzo.server import metrics
+from lienzo.server.desk import Desk
+from lienzo.server.gate import Gate
+from lienzo.server.jobs import Queue
+from lienzo.server.keepers import Keeper
+from lienzo.server.pictures import Pictures
+from lienzo.server.problems import MEDIA_TYPE, kind, problem, problem_of
+from lienzo.server.routes import images, jobs, models, operate
+from lienzo.server.settings import Service
+
+LOG = logging.getLogger("lienzo.server")
+HEADERS = {
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"x-frame-options": b"DENY",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+}
+DESCRIPTION = """Pictures from words, the same ones every time, each of which can prove where it comes from.
+
+Ask with `POST /v1/jobs`, look at the job, fetch `/v1/images/{id}`. Errors are problem documents (RFC 9457).
+"""
+
+
+def create_app(service: Service) -> FastAPI:
+    """The service's application; its workers start with it and are drained with it."""
+    queue = Queue(service.database_place, service.limits)
+    pictures = Pictures(service, queue.database)
+    desk = Desk(
+        service=service, queue=queue, pictures=pictures, keeper=Keeper(service, queue, pictures), gate=Gate(service)
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        desk.keeper.start()
+        yield
+        desk.keeper.drain()
+        queue.close()
+
+    app = FastAPI(
+        title="lienzo", description=DESCRIPTION, version="1", lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.state.desk = desk
+    for routes in (jobs, images, models, operate):
+        app.include_router(routes.router)
+    app.add_exception_handler(Exception, _fault)
+    app.add_exception_handler(LienzoError, _told)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_middleware(Outside, most=service.max_upload)
+    app.openapi = _with_schemas(app.openapi)  # type: ignore[method-assign]
+    return app
+
+
+def _answer(document: dict[str, Any], **headers: str) -> JSONResponse:
+    return JSONResponse(document, status_code=document["status"], media_type=MEDIA_TYPE, headers=headers)
+
+
+async def _told(request: HttpRequest, error: Exception) -> JSONResponse:
+    metrics.REFUSED.labels(kind(error)).inc()
+    document = problem_of(error)
+    if document["status"] >= 500:
+        LOG.error("%s %s: %s", request.method, request.url.path, error)
+    retry = {"Retry-After": str(max(1, round(error.retry_after)))} if isinstance(error, BusyError) else {}
+    if document["status"] == 503:
+        retry = {"Retry-After": "5"}
+    return _answer(document, **retry)
+
+
+async def _invalid(request: HttpRequest, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    metrics.REFUSED.labels("request").inc()
+    found = [
+        {"where": ".".join(map(str, one["loc"])), "detail": str(one["msg"])} for one in error.errors()
+    ]  # without what was got: that may be a prompt
+    return _answer(
+        problem(422, "; ".join(f"{one['where']}: {one['detail']}" for one in found), kind="request", errors=found)
+    )
+
+
+async def _http(request: HttpRequest, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return _answer(problem(error.status_code, str(error.detail)), **(dict(error.headers or {})))
+
+
+async def _fault(request: HttpRequest, error: Exception) -> JSONResponse:
+    # Without the error's own words, which may hold a prompt.
+    LOG.error(
+        "%s %s: %s\n%s",
+        request.method,
+        request.url.path,
+        type(error).__name__,
+        "".join(traceback.format_tb(error.__traceback__)),
+    )
+    return _answer(problem_of(error))
+
+
+def _with_schemas(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    def described() -> dict[str, Any]:
+        schema = openapi()
+        schema["components"]["schemas"].update(jobs.schemas())
+        return schema
+
+    return described
+
+
+class TooLargeError(HTTPException):
+    """A body larger than is allowed."""
+
+
+class Outside:
+    """Around the application: counts what comes in, adds headers to what goes out, measures how long it took.
+
+    Args:
+        most: bytes of a request's body.
+    """
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, got = time.perf_counter(), 0
+
+        async def counted() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > self._most:
+                raise TooLargeError(413, f"The request is larger than {self._most:,} bytes, which is the most here.")
+            return message
+
+        async def answered(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_missing(message["headers"])]
+                route = getattr(scope.get("route"), "path", "none")
+                metrics.REQUESTS.labels(route, scope["method"], message["status"]).observe(time.perf_counter() - begun)
+            await send(message)
+
+        await self._app(scope, counted, answered)
+
+
+def _missing(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    given = {name.lower() for name, _ in headers}
+    return [(name, value) for name, value in HEADERS.items() if name not in given]
+
+
+def check(service: Service) -> None:
+    """Whether what leaves would be marked.
+
+    Raises:
+        ConfigError: marks are switched off.
+    """
+    from lienzo.errors import ConfigError
+
+    if Settings.read().mark == "off":
+        raise ConfigError("mark: got 'off'; the service serves marked pictures alone. Set it to credentials or full.")

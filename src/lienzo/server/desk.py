@@ -1,0 +1,106 @@
+"""What every route needs: the settings, the queue, the pictures, and who calls."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends
+from fastapi import Request as HttpRequest
+
+from lienzo.errors import RequestError, nearest
+from lienzo.pipeline.request import InputImage, Request
+from lienzo.server.gate import Caller, Gate
+from lienzo.server.jobs import Job, Queue
+from lienzo.server.keepers import Keeper
+from lienzo.server.pictures import Pictures
+from lienzo.server.settings import Service
+
+
+class Asked(Request):
+    """A request as it comes over the wire: input pictures by their digest. Text is never taken for a file's name."""
+
+    init: InputImage | None = None
+    mask: InputImage | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """Where requests arrive."""
+
+    service: Service
+    queue: Queue
+    pictures: Pictures
+    keeper: Keeper
+    gate: Gate = field(repr=False)
+
+    def submit(
+        self,
+        asked: Request,
+        caller: Caller,
+        *,
+        model: str | None = None,
+        loras: tuple[tuple[str, float], ...] = (),
+        priority: int = 0,
+        deadline: float | None = None,
+        idempotency: str | None = None,
+        body: bytes = b"",
+    ) -> tuple[Job, bool]:
+        """Check what is asked for and put it into the queue; see `Queue.put`.
+
+        Raises:
+            RequestError: more than is allowed here, or something that is not there.
+            BusyError: the queue is full, or the quota spent.
+        """
+        name = next(iter(self.service.sources)) if model is None else model
+        if name not in self.service.sources:
+            raise RequestError(f"model: got {name[:100]!r}. {nearest(name, self.service.sources)}")
+        for lora, _ in loras:
+            if lora not in self.service.lora_sources:
+                raise RequestError(f"lora: got {lora[:100]!r}. {nearest(lora, self.service.lora_sources)}")
+        pixels = (asked.width or 8) * (asked.height or 8)
+        if pixels > self.service.max_pixels:
+            raise RequestError(
+                f"width: got {asked.width}x{asked.height}; at most {self.service.max_pixels:,} pixels are allowed here."
+            )
+        if max(asked.steps, len(asked.sigmas or ())) > self.service.max_steps:
+            raise RequestError(f"steps: got {asked.steps}; at most {self.service.max_steps} are allowed here.")
+        request = self.pictures.filled(asked, caller.tenant)
+        return self.queue.put(
+            request,
+            tenant=caller.tenant,
+            owner=caller.name,
+            model=name,
+            loras=loras,
+            priority=priority,
+            deadline=deadline,
+            idempotency=idempotency,
+            body=body,
+            charge=lambda connection: self.gate.charge(connection, caller),
+        )
+
+    def tenant_of(self, caller: Caller) -> str | None:
+        """Whose jobs a caller may see; None: everybody's."""
+        return None if caller.may("jobs:read-all") else caller.tenant
+
+
+def desk(request: HttpRequest) -> Desk:
+    return request.app.state.desk  # type: ignore[no-any-return]
+
+
+At = Annotated[Desk, Depends(desk)]
+
+
+def allowed(permission: str) -> Callable[..., Caller]:
+    """A dependency: the caller, if it may."""
+
+    def check(request: HttpRequest, at: At) -> Caller:
+        return at.gate.admit(request.headers, request.cookies, permission)
+
+    return check
+
+
+async def body(request: HttpRequest) -> bytes:
+    return await request.body()
+
+
+Body = Annotated[bytes, Depends(body)]

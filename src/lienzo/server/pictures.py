@@ -1,0 +1,104 @@
+"""Finished pictures and input pictures, in the store."""
+
+import hashlib
+import time
+
+from lienzo.errors import RecordError, RequestError
+from lienzo.images import open_image
+from lienzo.pipeline.request import InputImage, Request
+from lienzo.provenance.database import Database
+from lienzo.server.schema import tables
+from lienzo.server.settings import Service
+from lienzo.server.store import Store
+
+
+class Pictures:
+    """What the service keeps as files; the database knows their names and whose they are."""
+
+    def __init__(self, service: Service, database: Database) -> None:
+        self._service, self._database = service, database
+        self._store = Store(service.store_place)
+
+    def keep(self, job: str, attempt: int, data: bytes) -> str:
+        """Keep a finished picture; durable when this returns. Its name, which no other attempt at the job has."""
+        name = f"images/{job[:8]}/{job}-{attempt}.png"
+        self._store.put(name, data)
+        return name
+
+    def read(self, name: str) -> bytes:
+        """
+        Raises:
+            RecordError: it is not kept any longer.
+        """
+        return self._store.get(name)
+
+    def remove(self, name: str) -> None:
+        self._store.remove(name)
+
+    def add_input(self, tenant: str, data: bytes) -> InputImage:
+        """Keep a picture to start from, or a mask. The same again changes nothing.
+
+        Raises:
+            ImageError: it cannot be read.
+            RequestError: it is too large.
+        """
+        picture = InputImage.of(open_image(data), data)
+        if picture.width * picture.height > self._service.max_pixels:
+            raise RequestError(
+                f"the picture: got {picture.width}x{picture.height}; at most {self._service.max_pixels:,} pixels are "
+                "allowed here. Make it smaller."
+            )
+        name = f"inputs/{hashlib.sha256(tenant.encode()).hexdigest()[:16]}/{picture.sha256}"
+        self._store.put(name, data)
+        from sqlalchemy import insert, update
+
+        inputs = tables().tables["inputs"]
+        same = (inputs.c.tenant == tenant) & (inputs.c.sha256 == picture.sha256)
+        now = time.time()
+        with self._database.writing() as connection:
+            if not connection.execute(update(inputs).where(same).values(created=now)).rowcount:
+                row = {"width": picture.width, "height": picture.height, "name": name, "created": now}
+                connection.execute(insert(inputs).values(tenant=tenant, sha256=picture.sha256, **row))
+        return picture
+
+    def input(self, tenant: str, sha256: str) -> InputImage:
+        """An input picture, with its pixels.
+
+        Raises:
+            RequestError: there is none of that digest, or it is another tenant's.
+        """
+        from sqlalchemy import select
+
+        inputs = tables().tables["inputs"]
+        same = (inputs.c.tenant == tenant) & (inputs.c.sha256 == sha256)
+        with self._database.reading() as connection:
+            name = connection.execute(select(inputs.c.name).where(same)).scalar()
+        try:
+            if name is None:
+                raise RecordError("never kept")
+            data = self._store.get(name)
+        except RecordError:
+            raise RequestError(
+                f"the input picture {sha256[:16]}...: there is none here. Send it to /v1/inputs first."
+            ) from None
+        return InputImage.of(open_image(data), data)
+
+    def filled(self, request: Request, tenant: str) -> Request:
+        """The request with its input pictures, which its JSON only names."""
+        given = {"init": request.init, "mask": request.mask}
+        named = {name: picture for name, picture in given.items() if picture is not None}
+        if not named:
+            return request
+        return request.with_inputs(**{name: self.input(tenant, picture.sha256) for name, picture in named.items()})
+
+    def forget_inputs(self, before: float) -> None:
+        """Remove input pictures that were sent earlier and that no kept job needs."""
+        from sqlalchemy import delete, select
+
+        inputs, used = tables().tables["inputs"], tables().tables["job_inputs"]
+        unused = (inputs.c.created < before) & inputs.c.sha256.not_in(select(used.c.sha256))
+        with self._database.writing() as connection:
+            names = connection.execute(select(inputs.c.name).where(unused)).scalars().all()
+            connection.execute(delete(inputs).where(unused))
+        for name in names:
+            self._store.remove(name)

@@ -1,0 +1,76 @@
+"""Errors as HTTP tells them: problem details (RFC 9457). What is not an error of lienzo's own is told without its details."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from lienzo.errors import (
+    BlockedError,
+    BusyError,
+    ConfigError,
+    ImageError,
+    InputError,
+    LienzoError,
+    LogError,
+    MissingExtraError,
+    OutputError,
+    RecordError,
+    StoreError,
+    WeightsError,
+)
+
+MEDIA_TYPE: Final = "application/problem+json"
+STATUS: Final[Mapping[type[Exception], int]] = {
+    RecordError: 404,
+    MissingExtraError: 501,
+    ConfigError: 500,
+    ImageError: 422,
+    InputError: 422,
+    BlockedError: 422,
+    BusyError: 429,
+    OutputError: 507,
+    StoreError: 503,
+    LogError: 503,
+    WeightsError: 500,
+}
+"""Error -> status; the first class of an error's own order of classes that is here counts."""
+TITLES: Final = {
+    400: "The request cannot be read",
+    401: "Who are you?",
+    403: "You may not",
+    404: "There is no such thing",
+    405: "Not with this method",
+    409: "Not as things are",
+    413: "Too large",
+    415: "Not in this format",
+    422: "It cannot be done as asked",
+    429: "Too many",
+    500: "A fault of the service",
+    501: "Not installed here",
+    503: "Not just now",
+    507: "No room",
+}
+
+
+def kind(error: Exception) -> str:
+    """A short name of an error's class: "request" of RequestError."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
+
+
+def status_of(error: Exception) -> int:
+    return next((STATUS[one] for one in type(error).__mro__ if one in STATUS), 500)
+
+
+def problem(status: int, detail: str, *, kind: str | None = None, **more: Any) -> dict[str, Any]:
+    """A problem document."""
+    type_ = "about:blank" if kind is None else f"urn:lienzo:problem:{kind}"
+    return {"type": type_, "title": TITLES.get(status, "Problem"), "status": status, "detail": detail, **more}
+
+
+def problem_of(error: Exception) -> dict[str, Any]:
+    """The problem document of an error."""
+    status = status_of(error)
+    if not isinstance(error, LienzoError):
+        return problem(500, "Something failed that should not have. The service's own log says what.", kind="fault")
+    more = {"reasons": list(getattr(error.outcome, "reasons", ()))} if isinstance(error, BlockedError) else {}
+    return problem(status, str(error), kind=kind(error), **more)

@@ -1,0 +1,205 @@
+"""/v1/jobs: pictures are asked for, watched, and cancelled; /v1/inputs: pictures to start from."""
+
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+from anyio import sleep, to_thread
+from fastapi import APIRouter, Depends, Header, Query, Response, UploadFile
+from pydantic import BaseModel, Field
+from sse_starlette import EventSourceResponse
+
+from lienzo.errors import RecordError, RequestError
+from lienzo.pipeline.request import InputImage, Request
+from lienzo.server.desk import Asked, At, Body, Desk, allowed
+from lienzo.server.gate import Caller
+from lienzo.server.jobs import Job, State
+
+LOOK: Final = 0.2
+"""Seconds between looks at a job that somebody watches."""
+EXAMPLE: Final = {"prompt": "a red circle left of a blue square", "steps": 20, "seed": 7}
+
+router = APIRouter(prefix="/v1", tags=["pictures"])
+Creator = Annotated[Caller, Depends(allowed("jobs:create"))]
+Reader = Annotated[Caller, Depends(allowed("jobs:read"))]
+
+
+class JobDocument(BaseModel):
+    """What is known of a job. Times are UTC."""
+
+    id: str
+    state: State
+    model: str
+    loras: dict[str, float]
+    priority: int
+    created: datetime
+    started: datetime | None
+    finished: datetime | None
+    deadline: datetime | None
+    ahead: int | None = Field(description="Jobs that wait and were asked for earlier.")
+    step: int
+    steps: int
+    sigma: float | None
+    seconds_left: float | None
+    image: str | None = Field(description="Where the picture is, once it is done.")
+    receipt: str | None
+    warnings: tuple[str, ...]
+    problem: dict[str, Any] | None
+    request: dict[str, Any] | None = Field(description="What was asked for, complete.")
+
+
+class JobList(BaseModel):
+    jobs: list[JobDocument]
+    next: str | None = Field(description="Give as `before` to see earlier ones.")
+
+
+def document(desk: Desk, job: Job, *, with_request: bool = False) -> JobDocument:
+    def at(seconds: float | None) -> datetime | None:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+    done = job.state == "done"
+    return JobDocument(
+        id=job.id,
+        state=job.state,
+        model=job.model,
+        loras=dict(job.loras),
+        priority=job.priority,
+        created=datetime.fromtimestamp(job.created, UTC),
+        started=at(job.started),
+        finished=at(job.finished),
+        deadline=at(job.deadline),
+        ahead=desk.queue.ahead(job) if job.state == "queued" else None,
+        step=job.step,
+        steps=job.steps,
+        sigma=job.sigma,
+        seconds_left=job.seconds_left,
+        image=f"/v1/images/{job.id}" if done else None,
+        receipt=f"/v1/images/{job.id}/receipt" if done else None,
+        warnings=job.warnings,
+        problem=job.problem,
+        request=json.loads(desk.queue.request(job).canonical) if with_request else None,
+    )
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """NAME or NAME:WEIGHT."""
+    name, colon, weight = text.rpartition(":")
+    try:
+        return (name, float(weight)) if colon else (text, 1.0)
+    except ValueError:
+        raise RequestError(f"lora: got {text[:100]!r}; give NAME or NAME:WEIGHT, a number.") from None
+
+
+@router.post(
+    "/jobs",
+    status_code=202,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/Asked"}, "example": EXAMPLE},
+            },
+        }
+    },
+)
+def create(
+    at: At,
+    caller: Creator,
+    body: Body,
+    response: Response,
+    model: Annotated[str | None, Query(description="A name of /v1/models; the first one where not given.")] = None,
+    lora: Annotated[list[str] | None, Query(description="NAME or NAME:WEIGHT of /v1/models.", max_length=10)] = None,
+    priority: Annotated[int, Query(ge=-10, le=10, description="Among your own jobs; higher comes first.")] = 0,
+    deadline: Annotated[
+        float | None, Query(gt=0, le=604_800, description="Seconds from now after which nobody wants it any more.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None, Header(min_length=1, max_length=200, description="The same again gives the same job.")
+    ] = None,
+) -> JobDocument:
+    """Ask for a picture. It is kept before this answers; look at the job for how far it is."""
+    job, is_new = at.submit(
+        Asked.from_json(body),
+        caller,
+        model=model,
+        loras=tuple(map(parse_lora, lora or ())),
+        priority=priority,
+        deadline=None if deadline is None else time.time() + deadline,
+        idempotency=idempotency_key,
+        body=body,
+    )
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if not is_new:
+        response.headers["Idempotent-Replayed"] = "true"
+    return document(at, job)
+
+
+@router.get("/jobs")
+def latest(
+    at: At,
+    caller: Reader,
+    before: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> JobList:
+    """Your latest jobs first, without what was asked for."""
+    jobs = at.queue.latest(at.tenant_of(caller), before=before, limit=limit)
+    return JobList(jobs=[document(at, job) for job in jobs], next=jobs[-1].id if len(jobs) == limit else None)
+
+
+@router.get("/jobs/{id}")
+def get(at: At, caller: Reader, id: str) -> JobDocument:
+    """A job, with what was asked for: send that again, and the same picture comes."""
+    return document(at, at.queue.get(id, at.tenant_of(caller)), with_request=True)
+
+
+@router.delete("/jobs/{id}")
+def cancel(at: At, caller: Creator, id: str) -> JobDocument:
+    """Cancel a job, within one step where it is running already. One that has ended stays as it is."""
+    return document(at, at.queue.cancel(id, at.tenant_of(caller)))
+
+
+@router.get("/jobs/{id}/events", response_class=EventSourceResponse)
+async def events(at: At, caller: Reader, id: str) -> EventSourceResponse:
+    """Server-sent events: `progress` with the job as JSON at each change, `preview` with a small PNG in base64, `end` with the
+    job when nothing more will change."""
+    first = await to_thread.run_sync(at.queue.get, id, at.tenant_of(caller))
+    return EventSourceResponse(_watched(at, first), ping=15)
+
+
+async def _watched(at: Desk, job: Job) -> AsyncIterator[dict[str, str]]:
+    told: str | None = None
+    preview: bytes | None = None
+    while True:
+        known = (await to_thread.run_sync(document, at, job)).model_dump_json()
+        if not job.is_open:
+            yield {"event": "end", "data": known}
+            return
+        if known != told:
+            told = known
+            yield {"event": "progress", "data": known}
+        if job.preview is not None and job.preview != preview:
+            preview = job.preview
+            yield {"event": "preview", "data": base64.b64encode(preview).decode()}
+        await sleep(LOOK)
+        try:
+            job = await to_thread.run_sync(at.queue.get, job.id)
+        except RecordError:  # removed meanwhile
+            return
+
+
+@router.post("/inputs", status_code=201)
+def add_input(at: At, caller: Creator, picture: UploadFile) -> InputImage:
+    """Send a picture to start from, or a mask; name what this answers as `init` or `mask` of a job."""
+    return at.pictures.add_input(caller.tenant, picture.file.read())
+
+
+def schemas() -> dict[str, Any]:
+    """Of what is read here without FastAPI's help."""
+    schema = Asked.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**schema.pop("$defs", {}), "Asked": schema}
+
+
+__all__ = ["Request", "document", "parse_lora", "router", "schemas"]

@@ -1,0 +1,38 @@
+"""Whether the service lives and can work, and its metrics."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from lienzo.errors import LienzoError
+from lienzo.server import metrics
+from lienzo.server.desk import At, allowed
+from lienzo.server.gate import Caller
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/healthz")
+def healthz() -> dict[str, str]:
+    """Whether it lives."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: {"description": "It cannot work just now."}})
+def readyz(at: At, response: Response) -> dict[str, str]:
+    """Whether it can work: its database answers, and a worker runs."""
+    found = {"database": "ok", "workers": "ok" if at.keeper.alive else "none runs"}
+    try:
+        at.queue.counts()
+    except LienzoError:
+        found["database"] = "does not answer"
+    if set(found.values()) != {"ok"}:
+        response.status_code = 503
+    return found
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def measured(at: At, caller: Annotated[Caller, Depends(allowed("metrics:read"))]) -> Response:
+    """For Prometheus."""
+    state = metrics.QueueState(at.queue.counts, at.queue.oldest_waiting)
+    return Response(metrics.text(state), media_type=metrics.CONTENT_TYPE)

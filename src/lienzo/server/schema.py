@@ -1,0 +1,83 @@
+"""What the service keeps in its database, as tables. `migrations/` leads there from every earlier version."""
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
+
+@cache
+def tables() -> "MetaData":
+    """Jobs, input pictures and tenants. Times are seconds since 1970; requests are not here but sealed, by the job's id."""
+    from sqlalchemy import (
+        Column,
+        Float,
+        ForeignKey,
+        Index,
+        Integer,
+        LargeBinary,
+        MetaData,
+        Table,
+        Text,
+        UniqueConstraint,
+    )
+
+    metadata = MetaData()
+    Table(
+        "jobs",
+        metadata,
+        Column("id", Text, primary_key=True),
+        Column("tenant", Text, nullable=False),
+        Column("owner", Text, nullable=False),
+        Column("idempotency", Text),
+        Column("body", LargeBinary),  # keyed digest of what came with the idempotency key
+        Column("model", Text, nullable=False),
+        Column("loras", Text, nullable=False),  # JSON: [[name, weight], ...]
+        Column("shape", Text, nullable=False),  # jobs of equal shape may be made together
+        Column("priority", Integer, nullable=False),
+        Column("created", Float, nullable=False),
+        Column("deadline", Float),
+        Column("state", Text, nullable=False),
+        Column("attempt", Integer, nullable=False),  # counts claims: the fencing token
+        Column("worker", Text),
+        Column("lease", Float),
+        Column("started", Float),
+        Column("finished", Float),
+        Column("step", Integer, nullable=False),
+        Column("steps", Integer, nullable=False),
+        Column("sigma", Float),
+        Column("preview", LargeBinary),
+        Column("picture", Text),  # its name in the store
+        Column("receipt", Text),  # the signed receipt and its place in the log, JSON
+        Column("warnings", Text),  # JSON list
+        Column("problem", Text),  # JSON
+        Column("seconds", Text),  # JSON: stage -> seconds
+        UniqueConstraint("tenant", "idempotency", name="jobs_idempotency"),
+        Index("jobs_waiting", "state", "priority", "created"),
+        Index("jobs_of_tenant", "tenant", "created"),
+        Index("jobs_finished", "finished"),
+    )
+    Table(
+        "inputs",
+        metadata,
+        Column("tenant", Text, primary_key=True),
+        Column("sha256", Text, primary_key=True),  # of the pixels
+        Column("width", Integer, nullable=False),
+        Column("height", Integer, nullable=False),
+        Column("name", Text, nullable=False),  # in the store
+        Column("created", Float, nullable=False),
+    )
+    Table(
+        "job_inputs",
+        metadata,
+        Column("job", Text, ForeignKey("jobs.id", name="job_inputs_job", ondelete="CASCADE"), primary_key=True),
+        Column("sha256", Text, primary_key=True),
+    )
+    Table(
+        "tenants",
+        metadata,
+        Column("tenant", Text, primary_key=True),
+        Column("served", Float, nullable=False),  # when a job of it was last begun
+    )
+    return metadata

@@ -1,0 +1,272 @@
+"""A worker: takes jobs from the queue, makes their pictures through the studio, stores them. A process of its own.
+
+Started by the keeper as `python -m lienzo.server.worker`, with the settings as JSON in its first line of stdin. When stdin ends,
+whoever started it is gone, and it stops at once; on SIGTERM it finishes what it holds first.
+"""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from lienzo.errors import BlockedError, LienzoError, LogError, OutputError, StoreError
+from lienzo.pipeline.generate import Result, Step, finished
+from lienzo.provenance.energy import Spent
+from lienzo.provenance.marking import Marked
+from lienzo.provenance.settings import Settings
+from lienzo.provenance.writing import encode
+from lienzo.safety import Outcome
+from lienzo.server import metrics
+from lienzo.server.jobs import Job, Queue
+from lienzo.server.pictures import Pictures
+from lienzo.server.problems import kind, problem_of
+from lienzo.server.settings import Service
+from lienzo.studio import House, Pipeline
+from lienzo.weights import load
+
+if TYPE_CHECKING:
+    from lienzo.models.bundle import Bundle
+
+IDLE = 0.2
+"""Seconds between looks into an empty queue."""
+PREVIEW = 64
+"""Pixels of a preview's longer side: enough to see what it will be, too few to be a picture."""
+PREVIEW_EVERY = 1.0
+"""Seconds."""
+PREVIEW_UNTIL = 0.8
+"""Of the steps: later ones would show a picture that is all but finished, and carries no mark."""
+FAULTS = (StoreError, OutputError, LogError, OSError, MemoryError, RuntimeError)
+"""What may pass: a disk that is full, a database that is away, memory that another takes. Tried again."""
+
+
+class _NobodyWaits(Exception):  # noqa: N818 (no error: it ends a run)
+    """All jobs of a batch were cancelled, or came too late."""
+
+
+class Models:
+    """Loaded models, with the least recently used one put away first.
+
+    Args:
+        service: which models there are, and how many are kept.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._loaded: OrderedDict[tuple[str, tuple[tuple[str, float], ...]], Bundle] = OrderedDict()
+
+    def get(self, model: str, loras: tuple[tuple[str, float], ...]) -> "Bundle":
+        """
+        Raises:
+            LienzoError: it cannot be loaded.
+        """
+        key = model, loras
+        if key not in self._loaded:
+            while len(self._loaded) >= self._service.cached:
+                self._loaded.popitem(last=False)
+            self._loaded[key] = self._load(model, loras)
+            metrics.MODEL_LOADS.labels(model).inc()
+        self._loaded.move_to_end(key)
+        return self._loaded[key]
+
+    def _load(self, model: str, loras: tuple[tuple[str, float], ...]) -> "Bundle":
+        if not loras:
+            return load(self._service.sources[model], dtype=self._service.dtype, device=self._service.device)
+        adapters = [(self._service.lora_sources[name], weight) for name, weight in loras]
+        return Pipeline(self.get(model, ())).with_adapters(*adapters).bundle
+
+
+class Worker:
+    """Makes pictures until it is told to stop.
+
+    Args:
+        name: unlike every other worker's.
+    """
+
+    def __init__(self, service: Service, name: str) -> None:
+        self.service, self.name = service, name
+        self.queue = Queue(service.database_place, service.limits)
+        self.pictures = Pictures(service, self.queue.database)
+        self.models = Models(service)
+        self._houses: dict[str, TimedHouse] = {}
+        self.draining = threading.Event()
+
+    def run(self) -> None:
+        while not self.draining.is_set():
+            try:
+                jobs = self.queue.claim(self.name, most=self.service.batch)
+            except StoreError as error:
+                complain(f"the queue cannot be read: {error}")
+                self.draining.wait(2)
+                continue
+            if jobs:
+                self.do(jobs)
+            else:
+                self.draining.wait(IDLE)
+
+    def do(self, jobs: Sequence[Job]) -> None:
+        """Make the pictures of jobs that were claimed together."""
+        for job in jobs:
+            assert job.started is not None
+            metrics.WAITED.observe(max(0.0, job.started - job.created))
+        metrics.BATCH.observe(len(jobs))
+        try:
+            with self._beating(jobs):
+                self._make(jobs)
+        except BlockedError as error:
+            if len(jobs) > 1:  # somebody's picture was refused; whose?
+                for job in jobs:
+                    self.do([job])
+                return
+            metrics.REFUSED.labels("blocked").inc()
+            self.queue.fail(jobs[0], problem_of(error), state="blocked")
+        except FAULTS as error:
+            complain(f"a fault, which may pass: {type(error).__name__}: {error}")
+            metrics.FAULTS.inc(len(jobs))
+            self._give_back(jobs)
+        except LienzoError as error:
+            if len(jobs) > 1:
+                for job in jobs:
+                    self.do([job])
+                return
+            metrics.FAILED.labels(kind(error)).inc()
+            self.queue.fail(jobs[0], problem_of(error))
+
+    def _make(self, jobs: Sequence[Job]) -> None:
+        requests = [self.pictures.filled(self.queue.request(job), job.tenant) for job in jobs]
+        bundle = self.models.get(jobs[0].model, jobs[0].loras)
+        house = self._house(jobs[0].tenant)
+        house.marking = 0.0
+        stages = metrics.Stages(len(jobs))
+        held, next_preview = list(jobs), 0.0
+
+        def tell(step: Step) -> None:
+            nonlocal held, next_preview
+            stages.step()
+            previews: Sequence[bytes | None] = [None] * len(jobs)
+            begun = time.monotonic()
+            # What a check may still refuse is not shown.
+            if not house.checks and step.index < PREVIEW_UNTIL * step.of and begun > next_preview:
+                previews = list(small(step))
+                next_preview = max(begun + PREVIEW_EVERY, begun + 20 * (time.monotonic() - begun))
+            told = zip(jobs, previews, strict=True)
+            held = [
+                job
+                for job, preview in told
+                if job in held and self.queue.beat(job, step=step.index, sigma=step.sigma, preview=preview)
+            ]
+            if not held:
+                raise _NobodyWaits
+
+        with contextlib.suppress(_NobodyWaits):
+            results = finished(house.make(bundle, requests), tell)
+            stages.end(marking=house.marking)
+            for job, result in zip(jobs, results, strict=True):
+                if job in held:
+                    self._deliver(job, result, stages)
+
+    def _house(self, tenant: str) -> "TimedHouse":
+        if tenant not in self._houses:
+            self._houses[tenant] = TimedHouse(Settings.read(tenant=tenant, private=self.service.private or None))
+        return self._houses[tenant]
+
+    def _deliver(self, job: Job, result: Result, stages: "metrics.Stages") -> None:
+        assert isinstance(result, Marked), "the service serves marked pictures alone"
+        name = self.pictures.keep(job.id, job.attempt, encode(result, "PNG"))
+        kept = self.queue.finish(
+            job, picture=name, receipt=result.document, warnings=result.warnings, seconds=stages.seconds
+        )
+        if kept:
+            metrics.PICTURES.labels(job.model).inc()
+            metrics.JOB.observe(max(0.0, time.time() - job.created))
+            stages.observe()
+            metrics.JOULES.inc(result.signed.receipt.joules or 0)
+        else:
+            self.pictures.remove(name)
+
+    def _give_back(self, jobs: Sequence[Job]) -> None:
+        try:
+            self.queue.release(jobs)
+        except StoreError:
+            return  # the leases run out by themselves
+        self.draining.wait(1)
+
+    @contextlib.contextmanager
+    def _beating(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """Signs of life while something takes longer than a step: loading a model, a large decode."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(self.service.lease / 3):
+                with contextlib.suppress(StoreError):
+                    for job in jobs:
+                        self.queue.beat(job)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+class TimedHouse(House):
+    """A house that knows how long all that comes after decoding took."""
+
+    marking = 0.0
+
+    def _finished(self, result: Result, admitted: Outcome, spent: Spent) -> Result:
+        begun = time.perf_counter()
+        try:
+            return super()._finished(result, admitted, spent)
+        finally:
+            self.marking += time.perf_counter() - begun
+
+
+def small(step: Step) -> Iterator[bytes]:
+    """Previews, as small PNGs."""
+    for image in step.previews():
+        image.thumbnail((PREVIEW, PREVIEW))
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        yield file.getvalue()
+
+
+def complain(message: str) -> None:
+    print(f"worker {os.getpid()}: {message}", file=sys.stderr, flush=True)
+
+
+def worker_name() -> str:
+    """Says which machine's and which process it is, so that others see whether it lives."""
+    return f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
+
+
+def main() -> None:
+    service = Service.from_dict(json.loads(sys.stdin.readline()))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // service.workers))
+    worker = Worker(service, worker_name())
+    signal.signal(signal.SIGTERM, lambda *_: worker.draining.set())
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the keeper tells its workers what to do
+    threading.Thread(target=_until_nobody_is_there, daemon=True).start()
+    worker.run()
+
+
+def _until_nobody_is_there() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""From a request over HTTP to a picture that proves where it comes from."""
+
+import base64
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from server.conftest import Served
+
+
+def events(text: str) -> list[tuple[str, str]]:
+    blocks = [block for block in text.replace("\r", "").split("\n\n") if block and not block.startswith(":")]
+    pairs = [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks]
+    return [(pair["event"], pair["data"]) for pair in pairs]
+
+
+def test_a_picture_and_its_receipt(served: Served, tmp_path: Path) -> None:
+    job = served.ask("a red circle", seed=7)
+    done = served.ended(job["id"])
+    assert done["state"] == "done" and done["request"]["seed"] == 7 and done["problem"] is None
+    with served.client as client:
+        answer = client.get(done["image"])
+        receipt = client.get(done["receipt"]).json()
+    assert answer.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
+    assert receipt["receipt"]["receipt"]["private"] is True
+    path = tmp_path / "picture.png"
+    path.write_bytes(answer.content)
+    environment = {"LIENZO_HOME": str(served.home), "PATH": ""}
+    verdict = subprocess.run(
+        [sys.executable, "-m", "lienzo", "verify", str(path), "--json"],
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(verdict.stdout)["outcome"] == "proved"
+
+
+def test_events_tell_how_far_it_is(served: Served) -> None:
+    job = served.ask(steps=12)
+    with served.client as client:
+        told = events(client.get(f"/v1/jobs/{job['id']}/events").text)
+    assert told[-1][0] == "end" and json.loads(told[-1][1])["state"] == "done"
+    seen = [json.loads(data)["step"] for event, data in told if event == "progress"]
+    assert seen == sorted(seen)
+    for event, data in told:
+        if event == "preview":
+            assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) <= 64
