@@ -22,7 +22,7 @@ from lienzo.server.gate import Gate
 from lienzo.server.jobs import Queue
 from lienzo.server.keepers import Keeper
 from lienzo.server.pictures import Pictures
-from lienzo.server.problems import MEDIA_TYPE, kind, problem, problem_of
+from lienzo.server.problems import MEDIA_TYPE, PROBLEM, kind, problem, problem_of
 from lienzo.server.routes import images, jobs, models, operate, verify
 from lienzo.server.settings import Service
 
@@ -34,6 +34,7 @@ HEADERS = {
     b"cross-origin-resource-policy": b"same-origin",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
+REF = "#/components/schemas/"
 DESCRIPTION = """Pictures from words, the same ones every time, each of which can prove where it comes from.
 
 Ask with `POST /v1/jobs`, look at the job, fetch `/v1/images/{id}`. Errors are problem documents (RFC 9457).
@@ -66,7 +67,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_middleware(Outside, most=service.max_upload)
-    app.openapi = _with_schemas(app.openapi)  # type: ignore[method-assign]
+    app.openapi = _described(app.openapi)  # type: ignore[method-assign]
     return app
 
 
@@ -113,10 +114,17 @@ async def _fault(request: HttpRequest, error: Exception) -> JSONResponse:
     return _answer(problem_of(error))
 
 
-def _with_schemas(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+def _described(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """The OpenAPI, with the schemas that FastAPI does not know and problem documents for all that goes wrong."""
+
     def described() -> dict[str, Any]:
         schema = openapi()
-        schema["components"]["schemas"].update(jobs.schemas())
+        schema["components"]["schemas"].update(jobs.schemas(), Problem=PROBLEM)
+        told = {"description": "A problem document.", "content": {MEDIA_TYPE: {"schema": {"$ref": REF + "Problem"}}}}
+        for path in schema["paths"].values():
+            for operation in path.values():
+                operation["responses"] = {**operation["responses"], "default": told}
+                operation["responses"].pop("422", None)
         return schema
 
     return described

@@ -50,6 +50,18 @@ TITLES: Final = {
     503: "Not just now",
     507: "No room",
 }
+PROBLEM: Final = {
+    "title": "Problem",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference", "examples": ["urn:lienzo:problem:request"]},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string", "description": "What was got, what is allowed and what to do."},
+    },
+}
+"""JSON Schema of a problem document."""
 
 
 def kind(error: Exception) -> str:
