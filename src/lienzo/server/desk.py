@@ -65,7 +65,7 @@ class Desk:
         if max(asked.steps, len(asked.sigmas or ())) > self.service.max_steps:
             raise RequestError(f"steps: got {asked.steps}; at most {self.service.max_steps} are allowed here.")
         request = self.pictures.filled(asked, caller.tenant)
-        return self.queue.put(
+        put = self.queue.put(
             request,
             tenant=caller.tenant,
             owner=caller.name,
@@ -77,6 +77,8 @@ class Desk:
             body=body,
             charge=lambda connection: self.gate.charge(connection, caller),
         )
+        self.keeper.wake()
+        return put
 
     def tenant_of(self, caller: Caller) -> str | None:
         """Whose jobs a caller may see; None: everybody's."""
