@@ -7,7 +7,6 @@ else it is the default below. A file or a value that is not understood is an err
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 
 from lienzo.config import Config
@@ -26,8 +25,8 @@ VARIABLES: Final = {
     "tenant": "LIENZO_TENANT",
     "simulation": "LIENZO_SIMULATION",
 }
-TABLE: Final = "pictures"
-"""Of config.toml."""
+TABLES: Final = ("pictures", "service")
+"""Of config.toml: what is here, and what `lienzo.server.settings` has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ class Settings(Config):
             ConfigError: an unknown or wrong setting.
         """
         given = {name: value for name, value in chosen.items() if value is not None}
-        return cls.from_dict({**_file(home() / "config.toml"), **_environment(os.environ), **given})
+        return cls.from_dict({**table("pictures"), **_environment(os.environ), **given})
 
     def place(self, name: Literal["log", "records"]) -> str:
         """The database of a name: as set, else in lienzo's home."""
@@ -98,13 +97,20 @@ def _truth(name: str, value: str) -> bool:
     return known[value.lower()]
 
 
-def _file(path: Path) -> dict[str, Any]:
+def table(name: str) -> dict[str, Any]:
+    """One of the tables of `config.toml` in lienzo's home; nothing where there is no such file or table.
+
+    Raises:
+        ConfigError: it cannot be read, or has tables that nobody knows.
+    """
+    path = home() / "config.toml"
     if not path.exists():
         return {}
     from lienzo.toml import read_toml  # brings pydantic, which the command line does without
 
     tables = read_toml(path, "The settings")
-    unknown = set(tables) - {TABLE}
-    if unknown or not isinstance(tables.get(TABLE, {}), dict):
-        raise ConfigError(f"{path}: got {', '.join(sorted(unknown)) or TABLE}; expected one table, [{TABLE}].")
-    return dict(tables.get(TABLE, {}))
+    wrong = sorted(set(tables) - set(TABLES)) or [one for one in tables if not isinstance(tables[one], dict)]
+    if wrong:
+        known = " and ".join(f"[{one}]" for one in TABLES)
+        raise ConfigError(f"{path}: got {', '.join(wrong)}; expected the tables {known}.")
+    return dict(tables.get(name, {}))

@@ -1,0 +1,110 @@
+"""How the service runs: what `[service]` in config.toml, the environment or the command line says."""
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Final, Self
+
+from lienzo.config import Config
+from lienzo.errors import ConfigError
+from lienzo.provenance.keys import home
+from lienzo.provenance.settings import table
+
+TABLE: Final = "service"
+"""Of config.toml."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service(Config):
+    """How the service runs.
+
+    Attributes:
+        host, port: where it listens.
+        auth: whether callers must say who they are; without, it listens to this machine alone.
+        database: of jobs and API keys: a file or database URL; None: `service.db` in lienzo's home.
+        store: where pictures lie: a folder or any URL that fsspec knows (s3://bucket/folder); None: `pictures` in lienzo's home.
+        models: what may be asked for: names of models, or NAME=SOURCE; the first one is the default.
+        workers: processes that make pictures.
+        cached: models that a worker keeps in memory; the one that was not used for longest goes first.
+        device: that workers compute on; dtype: in what.
+        batch: jobs that a worker takes at once, where they are alike. On the CPU that gains nothing.
+        lease: seconds without a sign of life after which a worker's jobs are given to another.
+        attempts: how often a job is begun before it counts as poison.
+        max_queued: jobs that may wait; max_queued_each: of one tenant.
+        max_pixels, max_steps: of a request.
+        max_upload: bytes of a request's body.
+        keep: days for which pictures, inputs and requests are kept.
+        rate: requests a second that a caller may make over a minute; 0: any number.
+        quota: pictures a day of one tenant; 0: any number.
+        private: pictures and receipts carry only a commitment to the prompt.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    auth: bool = True
+    database: str | None = None
+    store: str | None = None
+    models: tuple[str, ...] = ("boceto",)
+    workers: int = 1
+    cached: int = 2
+    device: str = "cpu"
+    dtype: str | None = None
+    batch: int = 1
+    lease: float = 30.0
+    attempts: int = 3
+    max_queued: int = 1000
+    max_queued_each: int = 100
+    max_pixels: int = 1 << 20
+    max_steps: int = 150
+    max_upload: int = 20_000_000
+    keep: float = 30.0
+    rate: float = 20.0
+    quota: int = 0
+    private: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.auth and not _is_loopback(self.host):
+            raise ConfigError(
+                f"host: got {self.host!r} without authentication. Without it the service listens to this machine alone: "
+                "use 127.0.0.1, or leave --no-auth out."
+            )
+        for name, least in (
+            ("workers", 1), ("cached", 1), ("batch", 1), ("attempts", 1), ("max_queued", 1), ("max_queued_each", 1),
+            ("max_pixels", 64), ("max_steps", 1), ("max_upload", 1000), ("lease", 1), ("keep", 0), ("rate", 0), ("quota", 0),
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}: got {getattr(self, name)}; give {least} or more.")
+        if not 0 <= self.port < 1 << 16:
+            raise ConfigError(f"port: got {self.port}; give 0 (any that is free) to 65535.")
+        if not self.models or any(not name for name in self.sources):
+            raise ConfigError("models: got none, or one without a name. Give names, or NAME=SOURCE.")
+
+    @classmethod
+    def read(cls, **chosen: Any) -> Self:
+        """The settings in force: the caller's, else those of config.toml.
+
+        Raises:
+            ConfigError: an unknown or wrong setting.
+        """
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return cls.from_dict({**table(TABLE), **given})
+
+    @property
+    def sources(self) -> dict[str, str | None]:
+        """Name -> what `lienzo.weights.load` is given; None: the embedded model."""
+        pairs = (text.partition("=") for text in self.models)
+        return {name: source or (None if name == "boceto" else name) for name, _, source in pairs}
+
+    @property
+    def database_place(self) -> str:
+        return self.database or str(home() / "service.db")
+
+    @property
+    def store_place(self) -> str:
+        return self.store or str(home() / "pictures")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
