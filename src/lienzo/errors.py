@@ -19,6 +19,13 @@ LienzoError
 ├── SafetyError                 a check that could not be made: nothing is returned unchecked
 │   └── BlockedError            a check was made and said no; has its outcome
 ├── OutputError                 the picture could not be written
+├── AccessError                 a caller whom the service does not let in, or not so far
+│   ├── CallerError             nobody knows who calls: no key or token, or one that is unknown, forged or not for this service
+│   │   ├── ExpiredError        a key or token whose time is over
+│   │   └── RevokedError        a key that was revoked
+│   ├── ForbiddenError          the caller is known and may not do that
+│   └── LimitError              too many requests, or a quota that is used up; has the seconds until more is allowed
+├── IssuerError                 the keys of those who issue tokens cannot be had, so no token can be checked
 ├── KeystoreError               a signing key, secret or certificate that cannot be used, made or found
 ├── SealingError                something encrypted that was changed or moved, or that another key was meant for
 ├── StoreError                  a database that cannot be opened, read or written, or that is not lienzo's
@@ -31,6 +38,7 @@ LienzoError
 └── NonFiniteError              NaN or infinity appeared while a picture was made
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
@@ -145,6 +153,42 @@ class BlockedError(SafetyError):
 
 class OutputError(LienzoError):
     """The picture could not be written (no permission, no space, no such folder)."""
+
+
+class AccessError(LienzoError):
+    """A caller whom the service does not let in, or not so far."""
+
+
+class CallerError(AccessError):
+    """Nobody knows who calls: no key or token, or one that is unknown, forged, damaged or not for this service."""
+
+
+class ExpiredError(CallerError):
+    """A key or token whose time is over."""
+
+
+class RevokedError(CallerError):
+    """A key that was revoked."""
+
+
+class ForbiddenError(AccessError):
+    """The caller is known and may not do that."""
+
+
+class LimitError(AccessError):
+    """Too many requests, or a quota that is used up.
+
+    Attributes:
+        retry_after: seconds until more is allowed, rounded up (RFC 9110, section 10.2.3).
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = max(1, math.ceil(retry_after))
+
+
+class IssuerError(LienzoError):
+    """The keys of those who issue tokens cannot be had, so no token can be checked."""
 
 
 class KeystoreError(LienzoError):
