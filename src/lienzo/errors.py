@@ -23,8 +23,7 @@ LienzoError
 │   ├── CallerError             nobody knows who calls: no key or token, or one that is unknown, forged or not for this service
 │   │   ├── ExpiredError        a key or token whose time is over
 │   │   └── RevokedError        a key that was revoked
-│   ├── ForbiddenError          the caller is known and may not do that
-│   └── LimitError              too many requests, or a quota that is used up; has the seconds until more is allowed
+│   └── ForbiddenError          the caller is known and may not do that
 ├── IssuerError                 the keys of those who issue tokens cannot be had, so no token can be checked
 ├── KeystoreError               a signing key, secret or certificate that cannot be used, made or found
 ├── SealingError                something encrypted that was changed or moved, or that another key was meant for
@@ -35,10 +34,11 @@ LienzoError
 ├── LogError                    the log's database cannot be opened, read or written
 ├── ProofError                  a log, checkpoint, proof or export that was changed; the command line exits with 3
 │   └── UnknownKeyError         signed by a key that is not known, so nothing is proved
+├── BusyError                   a service that can take no more just now; has the seconds after which to try again
+│   └── LimitError              of this caller: too many requests, or a quota that is used up
 └── NonFiniteError              NaN or infinity appeared while a picture was made
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
@@ -175,18 +175,6 @@ class ForbiddenError(AccessError):
     """The caller is known and may not do that."""
 
 
-class LimitError(AccessError):
-    """Too many requests, or a quota that is used up.
-
-    Attributes:
-        retry_after: seconds until more is allowed, rounded up (RFC 9110, section 10.2.3).
-    """
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = max(1, math.ceil(retry_after))
-
-
 class IssuerError(LienzoError):
     """The keys of those who issue tokens cannot be had, so no token can be checked."""
 
@@ -225,6 +213,22 @@ class ProofError(LienzoError):
 
 class UnknownKeyError(ProofError):
     """Signed by a key that is not known here, which proves nothing, neither good nor bad."""
+
+
+class BusyError(LienzoError):
+    """A service that can take no more just now.
+
+    Attributes:
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class LimitError(BusyError):
+    """A caller of whom the service takes no more just now: too many requests, or a quota that is used up."""
 
 
 class NonFiniteError(LienzoError):

@@ -82,7 +82,7 @@ class Audit:
 
         Args:
             target: `key:ID`, `job:ID`, `tenant:NAME`, or a picture's `sha256:DIGEST`.
-            outcome: one word.
+            outcome: a word or two; spaces become hyphens.
 
         Returns:
             Its index.
@@ -97,7 +97,7 @@ class Audit:
             "tenant": who.tenant or "-",
             "act": act,
             "target": target,
-            "outcome": outcome,
+            "outcome": outcome.replace(" ", "-"),
         }
         for name, value in entry.items():
             if not _WORD.fullmatch(value):

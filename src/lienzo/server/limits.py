@@ -59,10 +59,10 @@ class Rates:
         with self._lock:
             now = self._clock()
             full_at = max(self._full_at.get(who, now), now) + self._each
-            wait = full_at - now - self._bucket
+            wait = math.ceil(full_at - now - self._bucket)
             if wait > 0:
                 raise LimitError(
-                    f"too many requests: {1 / self._each:g} a second over a minute are allowed. Try again in {math.ceil(wait)} s.",
+                    f"too many requests: {1 / self._each:g} a second over a minute are allowed. Try again in {wait} s.",
                     wait,
                 )
             self._full_at[who] = full_at
@@ -131,7 +131,7 @@ class Quotas:
             tomorrow = datetime(now.year, now.month, now.day, tzinfo=UTC) + timedelta(days=1)
             raise LimitError(
                 f"the quota of {tenant}, {limit:,} pictures a day, does not leave {pictures:,} for today. It begins anew at 00:00 UTC.",
-                (tomorrow - now).total_seconds(),
+                math.ceil((tomorrow - now).total_seconds()),
             )
         return day
 
