@@ -127,7 +127,8 @@ class Quotas:
             set_={"pictures": total},
             where=total <= limit if limit else None,
         )
-        if not connection.execute(counted).rowcount:
+        # Nothing comes back where nothing was counted. `rowcount` is promised for updates alone, and PostgreSQL keeps to that.
+        if connection.execute(counted.returning(usage.c.pictures)).scalar_one_or_none() is None:
             tomorrow = datetime(now.year, now.month, now.day, tzinfo=UTC) + timedelta(days=1)
             raise LimitError(
                 f"the quota of {tenant}, {limit:,} pictures a day, does not leave {pictures:,} for today. It begins anew at 00:00 UTC.",
