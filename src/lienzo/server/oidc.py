@@ -221,7 +221,7 @@ class Tokens:
         except jwt.ExpiredSignatureError:
             raise ExpiredError("got a token whose time is over. Get a fresh one from its issuer.") from None
         except jwt.InvalidTokenError as error:
-            raise CallerError(f"got a token that is not good here: {error}.") from None
+            raise CallerError(f"got a token that is not good here: {str(error)[:200]}.") from None
         except (ValueError, TypeError, AttributeError, RecursionError):  # JSON, but not a token's
             raise CallerError("got a token that cannot be read.") from None
 
