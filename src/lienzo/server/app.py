@@ -46,7 +46,8 @@ def create_app(service: Service) -> FastAPI:
     queue = Queue(service.database_place, service.limits)
     pictures = Pictures(service, queue.database)
     desk = Desk(
-        service=service, queue=queue, pictures=pictures, keeper=Keeper(service, queue, pictures), gate=Gate(service)
+        service=service, queue=queue, pictures=pictures, keeper=Keeper(service, queue, pictures),
+        gate=Gate.of(service, queue.database),
     )
 
     @asynccontextmanager
@@ -54,6 +55,7 @@ def create_app(service: Service) -> FastAPI:
         desk.keeper.start()
         yield
         desk.keeper.drain()
+        desk.gate.close()
         queue.close()
 
     app = FastAPI(
@@ -83,6 +85,8 @@ async def _told(request: HttpRequest, error: Exception) -> JSONResponse:
     retry = {"Retry-After": str(max(1, round(error.retry_after)))} if isinstance(error, BusyError) else {}
     if document["status"] == 503:
         retry = {"Retry-After": "5"}
+    if document["status"] == 401:
+        retry = {"WWW-Authenticate": "Bearer"}
     return _answer(document, **retry)
 
 

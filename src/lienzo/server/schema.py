@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Final
 
 from lienzo.errors import StoreError
 from lienzo.provenance.database import Database
+from lienzo.server.access import schema_access
+from lienzo.server.limits import schema_limits
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 @cache
 def tables() -> "MetaData":
-    """Jobs, input pictures and tenants. Times are seconds since 1970; requests are not here but sealed, by the job's id."""
+    """Jobs, input pictures, tenants, API keys and quotas. Times are seconds since 1970; requests are not here but sealed, by the job's id."""
     from sqlalchemy import (
         Column,
         Float,
@@ -83,6 +85,8 @@ def tables() -> "MetaData":
         Column("tenant", Text, primary_key=True),
         Column("served", Float, nullable=False),  # when a job of it was last begun
     )
+    schema_access(metadata)
+    schema_limits(metadata)
     return metadata
 
 

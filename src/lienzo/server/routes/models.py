@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from lienzo.diffusion.grids import GRIDS
 from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.server.desk import At, allowed
-from lienzo.server.gate import Caller
+from lienzo.server.access import Caller
 
 router = APIRouter(prefix="/v1", tags=["pictures"])
 
