@@ -46,7 +46,10 @@ def create_app(service: Service) -> FastAPI:
     queue = Queue(service.database_place, service.limits)
     pictures = Pictures(service, queue.database)
     desk = Desk(
-        service=service, queue=queue, pictures=pictures, keeper=Keeper(service, queue, pictures),
+        service=service,
+        queue=queue,
+        pictures=pictures,
+        keeper=Keeper(service, queue, pictures),
         gate=Gate.of(service, queue.database),
     )
 

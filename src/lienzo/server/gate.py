@@ -78,4 +78,3 @@ class Gate:
 
     def close(self) -> None:
         self.audit.close()
-

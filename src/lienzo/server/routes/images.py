@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 
 from lienzo.errors import RecordError
-from lienzo.server.desk import At, Desk, allowed
 from lienzo.server.access import Caller
+from lienzo.server.desk import At, Desk, allowed
 from lienzo.server.jobs import Job
 
 router = APIRouter(prefix="/v1/images", tags=["pictures"])

@@ -14,8 +14,8 @@ from sse_starlette import EventSourceResponse
 
 from lienzo.errors import RecordError, RequestError
 from lienzo.pipeline.request import InputImage, Request
-from lienzo.server.desk import Asked, At, Body, Desk, allowed
 from lienzo.server.access import Caller
+from lienzo.server.desk import Asked, At, Body, Desk, allowed
 from lienzo.server.jobs import Job, State
 
 LOOK: Final = 0.2

@@ -16,8 +16,8 @@ from lienzo.provenance.judging import judge
 from lienzo.provenance.keys import Keystore
 from lienzo.provenance.watermark import find
 from lienzo.server import metrics
-from lienzo.server.desk import At, allowed
 from lienzo.server.access import Caller
+from lienzo.server.desk import At, allowed
 from lienzo.weights import load
 
 if TYPE_CHECKING:
