@@ -3,14 +3,12 @@
 import sys
 from pathlib import Path
 
-from sqlalchemy import MetaData
-
 from lienzo.errors import LimitError
-from lienzo.provenance.database import Database
 from lienzo.provenance.keys import Keystore
-from lienzo.server.access import LOCAL, schema_access
+from lienzo.server.access import LOCAL
 from lienzo.server.audit import Audit
-from lienzo.server.limits import Quotas, schema_limits
+from lienzo.server.limits import Quotas
+from lienzo.server.schema import opened
 
 ADMIN = LOCAL
 
@@ -25,13 +23,6 @@ class Clock:
         return self.now
 
 
-def database(place: str) -> Database:
-    tables = MetaData()
-    schema_access(tables)
-    schema_limits(tables)
-    return Database(place, tables)
-
-
 def audit(folder: Path, clock: Clock | None = None) -> Audit:
     """A log of audit in a folder, with keys of its own."""
     return Audit(folder / "audit.db", Keystore(folder / "keys"), now=clock or Clock())
@@ -39,16 +30,16 @@ def audit(folder: Path, clock: Clock | None = None) -> Audit:
 
 def spend(place: str, tenant: str, limit: int, tries: int) -> int:
     """Try so many times to count one picture, a transaction each; how many were let through."""
-    opened = database(place)
-    quotas, let = Quotas(opened, audit(Path("unused")), limit, now=Clock()), 0
+    database = opened(place)
+    quotas, let = Quotas(database, audit(Path("unused")), limit, now=Clock()), 0
     for _ in range(tries):
         try:
-            with opened.writing() as connection:
+            with database.writing() as connection:
                 quotas.spend(connection, tenant, 1)
         except LimitError:
             continue
         let += 1
-    opened.close()
+    database.close()
     return let
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from accounts import ADMIN, Clock, audit, database
+from accounts import ADMIN, Clock, audit
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
@@ -26,6 +26,7 @@ from lienzo.errors import (
     StoreError,
 )
 from lienzo.provenance.database import Database
+from lienzo.server import schema
 from lienzo.server.access import (
     ANONYMOUS,
     COOKIE,
@@ -54,7 +55,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]
     if request.param == "postgresql":
         schema: Callable[[str], str] = request.getfixturevalue("postgresql")
         place = schema(f"access_{secrets.token_hex(4)}")
-    with contextlib.closing(database(place)) as made:
+    with contextlib.closing(schema.opened(place)) as made:
         yield made
 
 
@@ -72,7 +73,7 @@ def keys(opened: Database, log: Audit, clock: Clock) -> Keyring:
 @pytest.fixture
 def one(tmp_path: Path, log: Audit, clock: Clock) -> Iterator[Keyring]:
     """In SQLite alone, where the database makes no difference."""
-    with contextlib.closing(database(str(tmp_path / "one.db"))) as made:
+    with contextlib.closing(schema.opened(str(tmp_path / "one.db"))) as made:
         yield Keyring(made, log, now=clock)
 
 
@@ -241,7 +242,10 @@ def test_a_database_that_takes_nothing_still_lets_in(one: Keyring) -> None:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
     folder = tmp_path_factory.mktemp("house")
-    with contextlib.closing(database(str(folder / "service.db"))) as made, contextlib.closing(audit(folder)) as log:
+    with (
+        contextlib.closing(schema.opened(str(folder / "service.db"))) as made,
+        contextlib.closing(audit(folder)) as log,
+    ):
         yield Access(Keyring(made, log, now=Clock()))
 
 

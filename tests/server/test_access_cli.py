@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from accounts import audit, database
+from accounts import audit
 from click.testing import CliRunner, Result
 
 from lienzo.cli import lienzo
 from lienzo.errors import RevokedError
+from lienzo.server import schema
 from lienzo.server.access import Keyring
 
 Run = Callable[..., Result]
@@ -25,7 +26,7 @@ def run(home: Path) -> Run:
 @pytest.fixture
 def keys(home: Path) -> Iterator[Keyring]:
     """As the service opens them, with the clock of the world."""
-    with contextlib.closing(database(str(home / "service.db"))) as opened:
+    with contextlib.closing(schema.opened(str(home / "service.db"))) as opened:
         yield Keyring(opened, audit(home))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accounts import Clock, audit, database
+from accounts import Clock, audit
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from issuer import AUDIENCE, ISSUER, Issuer, serving
 
 from lienzo.errors import AccessError, CallerError, ConfigError, ExpiredError, ForbiddenError, IssuerError
+from lienzo.server import schema
 from lienzo.server.access import ROLES, Access, Caller
 from lienzo.server.oidc import ALGORITHMS, LEEWAY, MAX_AGE, REFETCH, KeySet, Tokens
 from lienzo.server.settings import Service
@@ -355,7 +356,7 @@ def test_a_set_without_end(tmp_path: Path) -> None:
 def test_access_takes_both_keys_and_tokens(issuer: Issuer, tmp_path: Path) -> None:
     service = Service(oidc_issuer=ISSUER, oidc_audience=AUDIENCE, oidc_keys=f"{issuer.url}/keys")
     with (
-        contextlib.closing(database(str(tmp_path / "service.db"))) as opened,
+        contextlib.closing(schema.opened(str(tmp_path / "service.db"))) as opened,
         contextlib.closing(audit(tmp_path)) as log,
     ):
         access = Access.of(service, opened, log)

@@ -103,11 +103,8 @@ class Quotas:
     ) -> None:
         self._database, self._audit, self._default, self._now = database, audit, default, now
 
-    def spend(self, connection: "Connection", tenant: str, pictures: int) -> str:
-        """Count pictures, in the transaction that queues them: both stand, or neither.
-
-        Returns:
-            The day they were counted on, for `refund`.
+    def spend(self, connection: "Connection", tenant: str, pictures: int) -> None:
+        """Count pictures, in the transaction that queues them: both stand, or neither. What was asked for counts, made or not.
 
         Raises:
             LimitError: the quota does not leave so many today. Roll the transaction back.
@@ -134,15 +131,6 @@ class Quotas:
                 f"the quota of {tenant}, {limit:,} pictures a day, does not leave {pictures:,} for today. It begins anew at 00:00 UTC.",
                 math.ceil((tomorrow - now).total_seconds()),
             )
-        return day
-
-    def refund(self, connection: "Connection", tenant: str, day: str, pictures: int) -> None:
-        """Count pictures no more that were not made, in the transaction that gives them up."""
-        from sqlalchemy import update
-
-        usage = _tables()[0]
-        row = (usage.c.tenant == tenant) & (usage.c.day == day)
-        connection.execute(update(usage).where(row).values(pictures=usage.c.pictures - pictures))
 
     def used(self, tenant: str) -> tuple[int, int]:
         """Pictures counted today, and the quota (0: any number)."""
