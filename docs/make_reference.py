@@ -296,7 +296,9 @@ def commands(
     yield path, command, context
     if isinstance(command, click.Group):
         for inner in command.list_commands(context):
-            yield from commands(f"{path} {inner}", command.commands[inner], context)
+            found = command.get_command(context, inner)
+            assert found is not None
+            yield from commands(f"{path} {inner}", found, context)
 
 
 def helped(command: click.Command, context: click.Context) -> str:

@@ -48,7 +48,10 @@ def test_every_setting_of_a_request() -> None:
 def every_command(command: click.Command) -> Iterator[click.Command]:
     yield command
     if isinstance(command, click.Group):
-        for inner in command.commands.values():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
             yield from every_command(inner)
 
 
