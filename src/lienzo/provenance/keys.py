@@ -411,7 +411,8 @@ class Keystore:
             if (known.whose, known.purpose) != (key.whose, key.purpose):
                 raise KeystoreError(
                     f"got a trust list of {key.whose!r} with the {key.purpose} key {key.public.id[:16]}, which is trusted here as "
-                    f"{known.name!r}. Nothing of it was taken. If it is {known.whose!r}'s newer list, say so (--as)."
+                    f"{known.name!r}. Nothing of it was taken. If it is {known.whose!r}'s newer list, say so (--as); if "
+                    f"{known.whose!r} is to be trusted no more, run `lienzo keys distrust` first."
                 )
         for key in keys:
             text = json.dumps(key.document, indent=2, ensure_ascii=False).encode()
@@ -419,6 +420,17 @@ class Keystore:
             if key.revoked is not None:
                 self._mark_revoked(key.public.id, key.revoked)
         return [self.find(key.public.id) for key in keys]
+
+    def distrust(self, whose: str) -> list[KnownKey]:
+        """Trust somebody's keys no more; `trust` takes them back. What is known to be revoked stays so.
+
+        Returns:
+            The keys that counted until now; none where nobody of that name was trusted.
+        """
+        theirs = [key for key in self._trusted() if key.whose == whose]
+        for key in theirs:
+            self._vault.remove(self.folder / "trusted" / f"{key.public.id}.json")
+        return theirs
 
     # Files
 
@@ -500,6 +512,18 @@ def trust_list(document: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
     return _json(None, document)
 
 
+def list_owner(document: Mapping[str, Any], whose: str | None) -> str | None:
+    """What to call a trust list's owner: as the caller says, else as the list does; None where neither does.
+
+    Raises:
+        KeystoreError: a name that cannot be shown.
+    """
+    whose = whose or document.get("name")
+    if whose is not None and not (isinstance(whose, str) and 0 < len(whose) <= 100 and whose.isprintable()):
+        raise KeystoreError("got a name for the list's owner that cannot be shown. Give up to 100 letters in one line.")
+    return whose
+
+
 def _from_document(document: Mapping[str, Any], whose: str | None) -> Iterator[KnownKey]:
     """The keys of a trust list.
 
@@ -509,9 +533,7 @@ def _from_document(document: Mapping[str, Any], whose: str | None) -> Iterator[K
     keys = document.get("keys")
     if document.get("format") != TRUST_FORMAT or not isinstance(keys, list):
         raise KeystoreError(f"no trust list: expected what `lienzo keys export` writes (format {TRUST_FORMAT!r}).")
-    whose = whose or document.get("name")
-    if whose is not None and not (isinstance(whose, str) and 0 < len(whose) <= 100 and whose.isprintable()):
-        raise KeystoreError("got a name for the list's owner that cannot be shown. Give up to 100 letters in one line.")
+    whose = list_owner(document, whose)
     for number, key in enumerate(keys, 1):
         try:
             public = PublicKey.from_spki(decode64(key["spki"]))
