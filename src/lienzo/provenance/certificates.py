@@ -30,7 +30,7 @@ from lienzo.provenance.keys import (
     Signer,
     list_owner,
     load_public,
-    of_file,
+    named_signer,
     trust_list,
 )
 from lienzo.provenance.vault import Vault
@@ -274,13 +274,7 @@ def _name(public: PublicKey) -> "x509.Name":
 def _organisation(chain: Path, key: str | Path) -> Issuer:
     certificates = _load_chain(chain)
     leaf = certificates[0]
-    if str(key).startswith("pkcs11:"):
-        from lienzo.provenance.pkcs11 import open_signer
-
-        signer: Signer = open_signer(str(key))
-    else:
-        with of_file(Path(key)):
-            signer = LocalSigner.from_pem(Vault(Path(key).parent).read(Path(key)))
+    signer = named_signer(str(key))
     if _public(leaf) != signer.public:
         raise KeystoreError(f"{chain}: its first certificate is not of the key {key}. Give the chain of that key.")
     now = datetime.now(UTC)
