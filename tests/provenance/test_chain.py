@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import c2pa
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -591,7 +592,9 @@ def test_erasing_a_record_leaves_the_proofs(marked_pipeline: Pipeline, tmp_path:
     assert states(tmp_path / "a.png")[0] == 0
 
 
-def test_a_simulation_says_so_in_the_picture_and_in_its_receipt(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_simulation_says_so_in_the_picture_and_in_all_that_goes_with_it(
+    marked_pipeline: Pipeline, tmp_path: Path
+) -> None:
     pipeline = Pipeline(marked_pipeline.bundle, Settings.read(mark="full", simulation="es"))
     result = make(pipeline, tmp_path / "a.png")
     assert result.signed.receipt.simulation == "SIMULACIÓN"
@@ -599,6 +602,12 @@ def test_a_simulation_says_so_in_the_picture_and_in_its_receipt(marked_pipeline:
     changed = np.abs(np.asarray(result.image, np.int16) - bare).max(axis=2) > 40
     assert 0.1 < changed.mean() < 0.6  # a band across the middle
     assert states(tmp_path / "a.png")[0] == 0
+    with c2pa.Reader(tmp_path / "a.png") as reader:
+        manifest = reader.get_active_manifest()
+    assert manifest["title"].startswith("SIMULACIÓN: ")
+    (actions,) = [one["data"]["actions"] for one in manifest["assertions"] if one["label"] == "c2pa.actions.v2"]
+    assert [one["action"] for one in actions] == ["c2pa.created", "c2pa.edited", "c2pa.watermarked.bound"]
+    assert actions[1]["description"] == "Burnt in a visible label: SIMULACIÓN"
 
 
 def test_the_policy_blocks_before_anything_is_made(marked_pipeline: Pipeline, tmp_path: Path, home: Path) -> None:
