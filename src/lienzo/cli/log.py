@@ -122,7 +122,7 @@ def check(held: tuple[Path, ...], where: str | None, as_json: bool) -> None:
 @json_option
 def verify(file: Path, key: str | None, held: tuple[Path, ...], as_json: bool) -> None:
     """Check EXPORT, a log that somebody exported. Exits with 0 if it is whole and signed with a key that you trust, 1 if the key
-    is not known, 3 if something was changed.
+    is not known or the export is older than a --checkpoint, 3 if something was changed.
 
     Without --key, your own keys and those you trust count (`lienzo keys list`).
     """

@@ -151,13 +151,23 @@ def test_another_history_does_not_agree_with_a_held_checkpoint(folder: Path, tmp
     assert audit.state == "tampered" and audit.problems[0].startswith("checkpoint of 5 entries (held elsewhere)")
 
 
-def test_a_shorter_log_than_a_held_checkpoint(tmp_path: Path) -> None:
+def test_an_older_export_than_a_held_checkpoint(tmp_path: Path) -> None:
+    """An honest one, and one that nobody can tell from it: nothing was changed, and nothing later is proved."""
     with Log.open(tmp_path / "log.db", signer=SIGNER) as log:
+        log.append(b"", "00")
+        early = log.checkpoint().note
         write_export(log, tmp_path / "export")
         log.append(b"", "00")
         held = log.checkpoint().note
-    audit = verify_export(tmp_path / "export", KEYS, held=[held])
-    assert audit.state == "tampered" and "there are only 0. The log was set back." in audit.problems[0]
+    audit = verify_export(tmp_path / "export", KEYS, held=[held, early])
+    assert (audit.state, audit.problems, audit.held) == ("not proved", (), 1)
+    assert audit.unproved == (
+        "checkpoint of 2 entries (held elsewhere): this copy of the log is older, it has 1; whether the log only grew since cannot "
+        "be told. Get a newer copy.",
+    )
+    cut = (tmp_path / "export").read_bytes().splitlines(keepends=True)[:-1]
+    (tmp_path / "export").write_bytes(b"".join(cut))
+    assert verify_export(tmp_path / "export", KEYS, held=[held]).state == "tampered", "which was cut, not older"
 
 
 def line(document: object) -> bytes:

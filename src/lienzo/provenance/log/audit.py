@@ -157,15 +157,21 @@ class Replay:
         peaks = [peak for peak in self._peaks if peak is not None]
         return joined(peaks) if len(peaks) == len(self._peaks) else None
 
-    def finish(self, *, whole: bool = True) -> Audit:
+    def finish(self, *, whole: bool = True, copy: bool = False) -> Audit:
         """What was found.
 
         Args:
             whole: whether the log was gone through to its end.
+            copy: whether it is a copy of the log as it once was, which a later checkpoint says nothing against.
         """
         for size, waiting in sorted(self._expected.items()) if whole else ():
             for what, _ in waiting:
-                if size > self.size:
+                if size > self.size and copy:
+                    self.unproved.append(
+                        f"checkpoint of {size:,} entries ({what}): this copy of the log is older, it has {self.size:,}; whether the "
+                        "log only grew since cannot be told. Get a newer copy."
+                    )
+                elif size > self.size:
                     self.problem(
                         f"checkpoint of {size:,} entries ({what}): there are only {self.size:,}. The log was set back."
                     )

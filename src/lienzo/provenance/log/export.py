@@ -75,7 +75,8 @@ def verify_export(
     Args:
         keys: that the log may be signed with. Take them from its keeper, never from the file.
         origin: the log's name; None: whichever log of those keys.
-        held: earlier checkpoints of the log, which the export has to go on from.
+        held: checkpoints of the log, which the export has to agree with; that it goes on from one of more entries than it has
+            is not proved.
         wanted: a key, whose entries are gathered (`Audit.found`).
         stamped: for example `lienzo.provenance.timestamps.verify` with its roots; None: timestamps are only counted.
 
@@ -227,7 +228,7 @@ def _verify(
         replay.problem(str(error))
     if reader.unchecked:
         replay.notes.append(f"{reader.unchecked:,} timestamps were not checked")
-    return replace(replay.finish(whole=whole), found=tuple(reader.found))
+    return replace(replay.finish(whole=whole, copy=True), found=tuple(reader.found))
 
 
 def _begun(lines: Iterator[dict[str, Any]]) -> tuple[NoteKey, int]:
