@@ -1,19 +1,23 @@
 """`lienzo log`: show, checkpoint, export, check, verify."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lienzo.cli import signals
 from lienzo.cli.params import json_option
+from lienzo.cli.progress import Progress, progress
 from lienzo.cli.text import note, plain, print_json, table, warn
 from lienzo.errors import InputError, LogError
 
 if TYPE_CHECKING:
     from lienzo.provenance.keys import PublicKey
     from lienzo.provenance.log import Audit, Log
+    from lienzo.provenance.log.audit import Advance
 
 MAX_CHECKPOINT = 100_000
 EXIT = {"proved": 0, "not proved": 1, "tampered": 3}
@@ -110,8 +114,8 @@ def check(held: tuple[Path, ...], where: str | None, as_json: bool) -> None:
     That the log was set back, or replaced with another one of the same key, can only be told with --checkpoint.
     """
     notes = [_read_checkpoint(path) for path in held]
-    with _opened(where, sign=False) as opened:
-        audit = opened.check(notes)
+    with _opened(where, sign=False) as opened, reading_log(opened.where) as advance:
+        audit = opened.check(notes, advance=advance)
     _report(audit, as_json)
 
 
@@ -136,7 +140,9 @@ def verify(file: Path, key: str | None, held: tuple[Path, ...], as_json: bool) -
     stamped = (lambda answer, message: verify_timestamp(answer, message, roots)) if roots else None
     given = None if key is None else NoteKey.parse(key)
     keys = log_keys(own=False) if given is None else [PublicKey.from_spki(given.spki)]
-    audit = verify_export(file, keys, origin=None if given is None else given.name, held=notes, stamped=stamped)
+    origin = None if given is None else given.name
+    with reading_log(file.name) as advance:
+        audit = verify_export(file, keys, origin=origin, held=notes, stamped=stamped, advance=advance)
     _report(audit, as_json)
 
 
@@ -151,6 +157,18 @@ def _opened(where: str | None, *, sign: bool) -> "Log":
     if not keys:
         raise LogError(f"{place}: there is no key of a log here yet. It is made with the first picture that is logged.")
     return Log.open(place, signer=Keystore().signer("log") if sign else None, keys=keys)
+
+
+@contextlib.contextmanager
+def reading_log(name: str) -> "Iterator[Advance]":
+    """A progress bar while a log is gone through; Ctrl-C stops it."""
+    with progress() as bar:
+        yield lambda done, of: read_so_far(bar, name, done, of)
+
+
+def read_so_far(bar: Progress, name: str, done: int, of: int) -> None:
+    signals.check()
+    bar.advance(f"reading {plain(name)}", done, of)
 
 
 def log_keys(*, own: bool) -> "list[PublicKey]":

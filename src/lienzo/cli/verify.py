@@ -2,14 +2,17 @@
 
 import contextlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lienzo.cli.log import log_keys
+from lienzo.cli import signals
+from lienzo.cli.log import log_keys, read_so_far
 from lienzo.cli.params import json_option
-from lienzo.cli.text import note, plain, print_json
+from lienzo.cli.progress import Progress, progress
+from lienzo.cli.text import plain, print_json
 from lienzo.errors import InputError
 from lienzo.reading import read_whole
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from lienzo.pipeline.generate import Step
     from lienzo.pipeline.request import Request
     from lienzo.provenance.keys import Keystore, PublicKey
     from lienzo.provenance.receipt import SignedReceipt
@@ -57,7 +61,8 @@ def verify(
         raise InputError("--model is for --regenerate. Leave it out, or give both.")
     from lienzo.provenance.verify import EXIT
 
-    verdict = _verdict(picture, logs, reveal, regenerate, model)
+    with progress() as bar:
+        verdict = _verdict(picture, logs, reveal, regenerate, model, bar)
     if as_json:
         print_json(verdict.document)
     else:
@@ -68,7 +73,9 @@ def verify(
     sys.exit(EXIT[verdict.outcome])
 
 
-def _verdict(picture: Path, logs: tuple[str, ...], reveal: Path | None, again: bool, model: str | None) -> "Verdict":
+def _verdict(
+    picture: Path, logs: tuple[str, ...], reveal: Path | None, again: bool, model: str | None, bar: Progress
+) -> "Verdict":
     from lienzo.provenance.certificates import anchors
     from lienzo.provenance.examine import MOST_BYTES, examine
     from lienzo.provenance.keys import Keystore
@@ -91,21 +98,21 @@ def _verdict(picture: Path, logs: tuple[str, ...], reveal: Path | None, again: b
         keys=known,
         watermark_keys=store.secrets("watermark"),
         log_keys=trusted,
-        ledgers=_ledgers(logs, trusted),
+        ledgers=_ledgers(logs, trusted, bar),
         opened=opened,
-        regenerate=_maker(data, opened, store, model) if again else None,
+        regenerate=_maker(data, opened, store, model, bar) if again else None,
     )
     return verify(found, sources)
 
 
-def _ledgers(logs: tuple[str, ...], keys: "list[PublicKey]") -> "list[Ledger]":
+def _ledgers(logs: tuple[str, ...], keys: "list[PublicKey]", bar: Progress) -> "list[Ledger]":
     from lienzo.provenance.ledgers import ledger
     from lienzo.provenance.settings import Settings
 
     own = Settings.read().place("log")
     if not logs and ("://" in own or Path(own).exists()):
         logs = (own,)
-    return [ledger(where, own, keys) for where in logs]
+    return [ledger(where, own, keys, partial(read_so_far, bar, Path(where).name)) for where in logs]
 
 
 def _revealed(path: Path) -> "tuple[Request, bytes]":
@@ -124,7 +131,7 @@ def _revealed(path: Path) -> "tuple[Request, bytes]":
 
 
 def _maker(
-    data: bytes, opened: "tuple[Request, bytes] | None", store: "Keystore", model: str | None
+    data: bytes, opened: "tuple[Request, bytes] | None", store: "Keystore", model: str | None, bar: Progress
 ) -> "Callable[[SignedReceipt], str]":
     """Makes the picture again, from the request that it carries, that was revealed, or that is kept here."""
 
@@ -158,14 +165,19 @@ def _maker(
             raise InputError(
                 f"it was made with {receipt.weights.name}, weights {receipt.weights.digest[:16]}; name that model (--model)."
             )
-        note("Making the picture again ...")
+        bar.say("Making the picture again ...", True)
         starts: list[Tensor | None] = [None]
         if "latent" in receipt.marks:
             starts = [latents_for(bundle, asked, secret) for secret in store.secrets("watermark")]
             if not starts:
                 raise KeystoreError("its initial noise was made with its maker's watermark key, which is not here.")
+
+        def show(step: "Step") -> None:
+            signals.check()
+            bar.advance("making it again", step.index, step.of)
+
         for start in starts:
-            (result,) = finished(generate(bundle, asked, latents=start))
+            (result,) = finished(generate(bundle, asked, latents=start), show)
             made = commit_unmarked(InputImage.of(result.image).sha256, salt if receipt.private else None)
             if made == receipt.unmarked:
                 break

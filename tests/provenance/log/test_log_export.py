@@ -170,6 +170,24 @@ def test_an_older_export_than_a_held_checkpoint(tmp_path: Path) -> None:
     assert verify_export(tmp_path / "export", KEYS, held=[held]).state == "tampered", "which was cut, not older"
 
 
+def test_how_far_it_is_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lienzo.provenance.log.audit._TELL", 3)
+    told: list[tuple[int, int]] = []
+    with Log.open(tmp_path / "log.db", signer=SIGNER) as log:
+        for _ in range(8):
+            log.append(b"", "00")
+        write_export(log, tmp_path / "export")
+        log.check(advance=lambda done, of: told.append((done, of)))
+    assert told == [(3, 8), (6, 8)]
+    verify_export(tmp_path / "export", KEYS, advance=lambda done, of: told.append((done, of)))
+    assert told == [(3, 8), (6, 8)] * 2
+    header, *lines = (tmp_path / "export").read_bytes().splitlines(keepends=True)
+    (tmp_path / "export").write_bytes(b"".join([header.replace(b'"size":8', b'"size":1'), *lines]))
+    told.clear()
+    verify_export(tmp_path / "export", KEYS, advance=lambda done, of: told.append((done, of)))
+    assert told == [(3, 3), (6, 6)], "never more than all, whatever a stranger's file says"
+
+
 def line(document: object) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
