@@ -53,8 +53,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]
     """A database of each kind."""
     place = str(tmp_path / "service.db")
     if request.param == "postgresql":
-        schema: Callable[[str], str] = request.getfixturevalue("postgresql")
-        place = schema(f"access_{secrets.token_hex(4)}")
+        made_schema: Callable[[str], str] = request.getfixturevalue("postgresql")
+        place = made_schema(f"access_{secrets.token_hex(4)}")
     with contextlib.closing(schema.opened(place)) as made:
         yield made
 
