@@ -53,6 +53,10 @@ MODULES = (
     "lienzo.provenance.log.audit",
     "lienzo.provenance.log.export",
     "lienzo.provenance.detect",
+    "lienzo.server.access",
+    "lienzo.server.oidc",
+    "lienzo.server.limits",
+    "lienzo.server.audit",
     "lienzo.diffusion.schedule",
     "lienzo.diffusion.grids",
     "lienzo.diffusion.prediction",
@@ -296,7 +300,9 @@ def commands(
     yield path, command, context
     if isinstance(command, click.Group):
         for inner in command.list_commands(context):
-            yield from commands(f"{path} {inner}", command.commands[inner], context)
+            found = command.get_command(context, inner)
+            assert found is not None
+            yield from commands(f"{path} {inner}", found, context)
 
 
 def helped(command: click.Command, context: click.Context) -> str:
