@@ -1,5 +1,7 @@
 """The queue, on both databases."""
 
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -303,3 +305,18 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+
+
+def test_opening_it_again_in_this_process_leaves_others_out(tmp_path: Path) -> None:
+    """POSIX drops a process's locks on a file that it closes anywhere; another one would then take the write-ahead log away."""
+    place = str(tmp_path / "service.db")
+    queue = Queue(place)
+    job = put(queue)
+    again = Queue(place)
+    again.close()
+    code = f"from lienzo.server.jobs import Queue; q = Queue({place!r}); q.counts(); q.close()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert Path(f"{place}-wal").exists()
+    assert queue.get(job.id).state == "queued"
+    put(queue)
+    queue.close()

@@ -5,6 +5,7 @@ commits back), overwrites with zeros what is deleted, and is its owner's alone.
 """
 
 import contextlib
+import errno
 import os
 import time
 import weakref
@@ -133,7 +134,13 @@ def _engine(place: str | Path) -> tuple["Engine", str]:
         return engine, name
     if url.drivername != "sqlite" or not url.database:
         raise StoreError(f"got the database {name}. Allowed: a file, sqlite:///file, or postgresql://user@host/name.")
-    _make_file(Path(url.database))
+    path = Path(url.database)
+    try:
+        make_file(path)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be opened: {error.strerror or error}. Name a file that you may write to."
+        ) from None
     engine = create_engine(url, connect_args={"timeout": WAIT, "check_same_thread": False}, **options)
 
     @event.listens_for(engine, "connect")
@@ -165,12 +172,20 @@ def durable(connection: Any, _: object) -> None:
     connection.commit()
 
 
-def _make_file(path: Path) -> None:
-    """SQLite gives the files beside it the same mode."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be opened: {error.strerror or error}. Name a file that you may write to."
-        ) from None
+def make_file(path: Path) -> None:
+    """Make a database's file where there is none, its owner's alone; SQLite gives the files beside it the same mode.
+
+    One that is there is not opened: POSIX drops all locks of a process on a file as soon as the process closes it anywhere, and
+    with its locks SQLite would lose what keeps other processes from taking its write-ahead log away.
+
+    Raises:
+        OSError: it cannot be made, or not be written.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        return
+    if not path.is_file():
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))

@@ -1,9 +1,10 @@
 """The application: routes, errors as problem documents, limits and headers."""
 
 import logging
+import re
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,6 +35,7 @@ HEADERS = {
     b"cross-origin-resource-policy": b"same-origin",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 REF = "#/components/schemas/"
 DESCRIPTION = """Pictures from words, the same ones every time, each of which can prove where it comes from.
 
@@ -71,7 +73,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(LienzoError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_middleware(Outside, most=service.max_upload)
+    app.add_middleware(Outside, most=service.max_upload, hosts=None if service.auth else LOOPBACK)
     app.openapi = _described(app.openapi)  # type: ignore[method-assign]
     return app
 
@@ -146,10 +148,12 @@ class Outside:
 
     Args:
         most: bytes of a request's body.
+        hosts: names that callers may know it by; None: any. Where nobody has to say who they are, a page of another site could
+            else have its own name lead here (DNS rebinding), and ask in the name of whoever looks at it.
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp, most: int, hosts: Collection[str] | None = None) -> None:
+        self._app, self._most, self._hosts = app, most, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -165,6 +169,11 @@ class Outside:
                 raise TooLargeError(413, f"The request is larger than {self._most:,} bytes, which is the most here.")
             return message
 
+        async def misled(scope: Scope, receive: Receive, send: Send) -> None:
+            await _answer(problem(421, "Without authentication this service answers to localhost alone."))(
+                scope, receive, send
+            )
+
         async def answered(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *_missing(message["headers"])]
@@ -172,7 +181,13 @@ class Outside:
                 metrics.REQUESTS.labels(route, scope["method"], message["status"]).observe(time.perf_counter() - begun)
             await send(message)
 
-        await self._app(scope, counted, answered)
+        await (self._app if self._is_meant(scope) else misled)(scope, counted, answered)
+
+    def _is_meant(self, scope: Scope) -> bool:
+        if self._hosts is None:
+            return True
+        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+        return re.sub(r":\d+$", "", host) in self._hosts
 
 
 def _missing(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

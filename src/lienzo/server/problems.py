@@ -49,6 +49,7 @@ TITLES: Final = {
     409: "Not as things are",
     413: "Too large",
     415: "Not in this format",
+    421: "Not by this name",
     422: "It cannot be done as asked",
     429: "Too many",
     500: "A fault of the service",

@@ -11,7 +11,6 @@ signed again.
 """
 
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from lienzo.errors import InputError, LienzoError, LogError, MissingExtraError, ProofError
-from lienzo.provenance.database import durable
+from lienzo.provenance.database import durable, make_file
 from lienzo.provenance.log import merkle
 from lienzo.provenance.log.audit import Advance, Audit, Replay
 from lienzo.provenance.log.checkpoint import Checkpoint, NoteKey, check_name, open_checkpoint
@@ -524,8 +523,7 @@ def _check_tables(connection: sa.Connection, where: str) -> None:
 def _sqlite(path: Path, *, create: bool) -> sa.Engine:
     try:
         if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            make_file(path)
         elif not path.is_file():
             raise LogError(f"{path}: no log is there. Name one (--log), or let one be made with the first picture.")
     except OSError as error:
