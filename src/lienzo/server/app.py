@@ -42,7 +42,7 @@ Ask with `POST /v1/jobs`, look at the job, fetch `/v1/images/{id}`. Errors are p
 
 def create_app(service: Service) -> FastAPI:
     """The service's application; its workers start with it and are drained with it."""
-    queue = Queue(service.database_place, service.limits)
+    queue = Queue(service.database_place, service.limits, on_end=metrics.ended)
     pictures = Pictures(service, queue.database)
     desk = Desk(
         service=service, queue=queue, pictures=pictures, keeper=Keeper(service, queue, pictures), gate=Gate(service)
@@ -61,7 +61,6 @@ def create_app(service: Service) -> FastAPI:
     app.state.desk = desk
     for routes in (jobs, images, models, operate):
         app.include_router(routes.router)
-    app.add_exception_handler(Exception, _fault)
     app.add_exception_handler(LienzoError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -98,19 +97,8 @@ async def _invalid(request: HttpRequest, error: Exception) -> JSONResponse:
 
 async def _http(request: HttpRequest, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    metrics.REFUSED.labels(f"http-{error.status_code}").inc()
     return _answer(problem(error.status_code, str(error.detail)), **(dict(error.headers or {})))
-
-
-async def _fault(request: HttpRequest, error: Exception) -> JSONResponse:
-    # Without the error's own words, which may hold a prompt.
-    LOG.error(
-        "%s %s: %s\n%s",
-        request.method,
-        request.url.path,
-        type(error).__name__,
-        "".join(traceback.format_tb(error.__traceback__)),
-    )
-    return _answer(problem_of(error))
 
 
 def _with_schemas(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
@@ -127,7 +115,8 @@ class TooLargeError(HTTPException):
 
 
 class Outside:
-    """Around the application: counts what comes in, adds headers to what goes out, measures how long it took.
+    """Around the application: counts what comes in, adds headers to what goes out, measures how long it took; answers where
+    the application failed. Starlette would answer outside of this, and raise again, for the server to log the error's words.
 
     Args:
         most: bytes of a request's body.
@@ -140,7 +129,7 @@ class Outside:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, got = time.perf_counter(), 0
+        begun, got, is_answered = time.perf_counter(), 0, False
 
         async def counted() -> Message:
             nonlocal got
@@ -151,13 +140,23 @@ class Outside:
             return message
 
         async def answered(message: Message) -> None:
+            nonlocal is_answered
             if message["type"] == "http.response.start":
+                is_answered = True
                 message["headers"] = [*message["headers"], *_missing(message["headers"])]
-                route = getattr(scope.get("route"), "path", "none")
-                metrics.REQUESTS.labels(route, scope["method"], message["status"]).observe(time.perf_counter() - begun)
+                route = getattr(scope.get("route"), "path", None)
+                metrics.http(route, scope["method"], message["status"], time.perf_counter() - begun)
             await send(message)
 
-        await self._app(scope, counted, answered)
+        try:
+            await self._app(scope, counted, answered)
+        except Exception as error:
+            # Without the error's own words, which may hold a prompt.
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            LOG.error("%s %s: %s\n%s", scope["method"], scope["path"], type(error).__name__, trace)
+            if is_answered:
+                raise ConnectionAbortedError("an answer that had begun") from None
+            await _answer(problem_of(error))(scope, receive, answered)
 
 
 def _missing(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -109,6 +109,7 @@ class Queue:
     Args:
         place: a SQLite file or a database URL.
         clock: seconds since 1970.
+        on_end: told of every state in which jobs end, and of how many, once that is durable.
     """
 
     def __init__(
@@ -118,11 +119,12 @@ class Queue:
         *,
         clock: Callable[[], float] = time.time,
         keys: Keystore | None = None,
+        on_end: Callable[[State, int], object] = lambda state, jobs: None,
     ) -> None:
         self.database = Database(place, tables())
         self.prompts = PromptStore(place)
         self.limits = limits or Limits()
-        self._clock = clock
+        self._clock, self._on_end = clock, on_end
         self._secret = (keys or Keystore()).secret("idempotency")
 
     # For those who ask
@@ -280,8 +282,7 @@ class Queue:
 
         jobs, tenants = tables().tables["jobs"], tables().tables["tenants"]
         now = self._clock()
-        with self._alone() as connection:
-            self._take_back(connection, now)
+        with self._tidied(now) as connection:
             busy = (
                 select(jobs.c.tenant, func.count().label("running"))
                 .where(jobs.c.state == "running")
@@ -379,7 +380,8 @@ class Queue:
                 for job in jobs_of:
                     same = (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt) & (jobs.c.state == "running")
                     connection.execute(update(jobs).where(same).values(lease=0.0))
-            self._take_back(connection, self._clock())
+        with self._tidied(self._clock()):
+            pass
 
     def workers(self) -> list[str]:
         """Who holds jobs."""
@@ -425,6 +427,15 @@ class Queue:
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CLAIM})")
             yield connection
 
+    @contextmanager
+    def _tidied(self, now: float) -> Iterator["Connection"]:
+        """The same, with jobs whose lease has run out taken back, and those that are too late expired."""
+        with self._alone() as connection:
+            ended = self._take_back(connection, now)
+            yield connection
+        for state, jobs in ended.items():
+            self._on_end(state, jobs)
+
     def _change(self, id_: str, attempt: int | None, values: Mapping[str, Any]) -> bool:
         """Of a job that is still open; with an attempt: that is still running under that number."""
         from sqlalchemy import update
@@ -433,20 +444,24 @@ class Queue:
         same = jobs.c.id == id_
         same &= jobs.c.state.in_(OPEN) if attempt is None else (jobs.c.state == "running") & (jobs.c.attempt == attempt)
         with self.database.writing() as connection:
-            return connection.execute(update(jobs).where(same).values(**values)).rowcount == 1
+            is_changed = connection.execute(update(jobs).where(same).values(**values)).rowcount == 1
+        if is_changed and "finished" in values:
+            self._on_end(values["state"], 1)
+        return is_changed
 
-    def _take_back(self, connection: "Connection", now: float) -> None:
-        """Jobs whose lease has run out wait again, or count as poison; jobs that are too late expire."""
+    def _take_back(self, connection: "Connection", now: float) -> dict[State, int]:
+        """Jobs whose lease has run out wait again, or count as poison; jobs that are too late expire. How many ended so."""
         from sqlalchemy import update
 
         jobs = tables().tables["jobs"]
         lost = (jobs.c.state == "running") & (jobs.c.lease < now)
         idle = {"worker": None, "lease": None, "preview": None, "step": 0}
         poisoned = {"state": "failed", "finished": now, "problem": json.dumps(POISON), **idle}
-        connection.execute(update(jobs).where(lost, jobs.c.attempt >= self.limits.attempts).values(poisoned))
+        poison = connection.execute(update(jobs).where(lost, jobs.c.attempt >= self.limits.attempts).values(poisoned))
         connection.execute(update(jobs).where(lost).values(state="queued", **idle))
         late = (jobs.c.state == "queued") & (jobs.c.deadline < now)
-        connection.execute(update(jobs).where(late).values(state="expired", finished=now))
+        expired = connection.execute(update(jobs).where(late).values(state="expired", finished=now))
+        return {"failed": poison.rowcount, "expired": expired.rowcount}
 
     def _served(self, connection: "Connection", tenant: str, now: float) -> None:
         from sqlalchemy import insert, update

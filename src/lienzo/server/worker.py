@@ -73,8 +73,9 @@ class Models:
         if key not in self._loaded:
             while len(self._loaded) >= self._service.cached:
                 self._loaded.popitem(last=False)
-            self._loaded[key] = self._load(model, loras)
-            metrics.MODEL_LOADS.labels(model).inc()
+                metrics.PUT_AWAY.inc()
+            with metrics.LOADED.labels(model).time():
+                self._loaded[key] = self._load(model, loras)
         self._loaded.move_to_end(key)
         return self._loaded[key]
 
@@ -94,7 +95,7 @@ class Worker:
 
     def __init__(self, service: Service, name: str) -> None:
         self.service, self.name = service, name
-        self.queue = Queue(service.database_place, service.limits)
+        self.queue = Queue(service.database_place, service.limits, on_end=metrics.ended)
         self.pictures = Pictures(service, self.queue.database)
         self.models = Models(service)
         self._houses: dict[str, TimedHouse] = {}
@@ -108,17 +109,23 @@ class Worker:
                 complain(f"the queue cannot be read: {error}")
                 self.draining.wait(2)
                 continue
+            metrics.measure_memory()
             if jobs:
+                self.begun(jobs)
                 self.do(jobs)
             else:
                 self.draining.wait(IDLE)
 
-    def do(self, jobs: Sequence[Job]) -> None:
-        """Make the pictures of jobs that were claimed together."""
+    def begun(self, jobs: Sequence[Job]) -> None:
+        """Count jobs that were claimed together."""
+        metrics.BATCH.observe(len(jobs))
         for job in jobs:
             assert job.started is not None
-            metrics.WAITED.observe(max(0.0, job.started - job.created))
-        metrics.BATCH.observe(len(jobs))
+            if job.attempt == 1:  # else it did not wait alone
+                metrics.WAITED.observe(max(0.0, job.started - job.created))
+
+    def do(self, jobs: Sequence[Job]) -> None:
+        """Make the pictures of jobs that were claimed together."""
         try:
             with self._beating(jobs):
                 self._make(jobs)
@@ -131,7 +138,8 @@ class Worker:
             self.queue.fail(jobs[0], problem_of(error), state="blocked")
         except FAULTS as error:
             complain(f"a fault, which may pass: {type(error).__name__}: {error}")
-            metrics.FAULTS.inc(len(jobs))
+            reason = next(kind(one) for one in FAULTS if isinstance(error, one))
+            metrics.FAULTS.labels(reason).inc(len(jobs))
             self._give_back(jobs)
         except LienzoError as error:
             if len(jobs) > 1:
@@ -152,6 +160,7 @@ class Worker:
         def tell(step: Step) -> None:
             nonlocal held, next_preview
             stages.step()
+            metrics.measure_memory()
             previews: Sequence[bytes | None] = [None] * len(jobs)
             begun = time.monotonic()
             # What a check may still refuse is not shown.
@@ -189,6 +198,8 @@ class Worker:
             metrics.PICTURES.labels(job.model).inc()
             metrics.JOB.observe(max(0.0, time.time() - job.created))
             stages.observe()
+            if "watermark" not in result.signed.receipt.marks:
+                metrics.UNWATERMARKED.inc()
             metrics.JOULES.inc(result.signed.receipt.joules or 0)
         else:
             self.pictures.remove(name)
