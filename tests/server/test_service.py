@@ -50,3 +50,23 @@ def test_events_tell_how_far_it_is(served: Served) -> None:
     for event, data in told:
         if event == "preview":
             assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) <= 64
+
+
+def test_anybody_may_ask_what_a_picture_proves(served: Served, picture: Image.Image) -> None:
+    done = served.ended(served.ask()["id"])
+    with served.client as client:
+        made = client.get(done["image"]).content
+        verdict = client.post("/v1/verify", files={"picture": made}).json()
+        changed = io.BytesIO()
+        image = Image.open(io.BytesIO(made)).convert("RGB")
+        image.putpixel((3, 3), (1, 2, 3))
+        image.save(changed, "PNG")
+        stripped = client.post("/v1/verify", files={"picture": changed.getvalue()}).json()
+        unknown = io.BytesIO()
+        picture.save(unknown, "JPEG")
+        finding = client.post("/v1/detect", files={"picture": unknown.getvalue()}).json()
+        rubbish = client.post("/v1/verify", files={"picture": b"rubbish"})
+    assert verdict["outcome"] == "proved"
+    assert stripped["outcome"] == "not proved" and stripped["record"] == verdict["record"]
+    assert finding["verdict"] == "inconclusive" and finding["model"] == "tiny"
+    assert rubbish.status_code == 422 and rubbish.headers["content-type"] == "application/problem+json"

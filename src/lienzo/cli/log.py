@@ -12,7 +12,6 @@ from lienzo.cli.text import note, plain, print_json, table, warn
 from lienzo.errors import InputError, LogError
 
 if TYPE_CHECKING:
-    from lienzo.provenance.keys import PublicKey
     from lienzo.provenance.log import Audit, Log
 
 MAX_CHECKPOINT = 100_000
@@ -126,7 +125,7 @@ def verify(file: Path, key: str | None, held: tuple[Path, ...], as_json: bool) -
 
     Without --key, your own keys and those you trust count (`lienzo keys list`).
     """
-    from lienzo.provenance.keys import PublicKey
+    from lienzo.provenance.keys import Keystore, PublicKey
     from lienzo.provenance.log import NoteKey, verify_export
     from lienzo.provenance.timestamps import trusted_roots
     from lienzo.provenance.timestamps import verify as verify_timestamp
@@ -135,7 +134,7 @@ def verify(file: Path, key: str | None, held: tuple[Path, ...], as_json: bool) -
     roots = trusted_roots()
     stamped = (lambda answer, message: verify_timestamp(answer, message, roots)) if roots else None
     given = None if key is None else NoteKey.parse(key)
-    keys = log_keys(own=False) if given is None else [PublicKey.from_spki(given.spki)]
+    keys = Keystore().log_keys() if given is None else [PublicKey.from_spki(given.spki)]
     audit = verify_export(file, keys, origin=None if given is None else given.name, held=notes, stamped=stamped)
     _report(audit, as_json)
 
@@ -146,19 +145,11 @@ def _opened(where: str | None, *, sign: bool) -> "Log":
     from lienzo.provenance.log import Log
     from lienzo.provenance.settings import Settings
 
-    keys = log_keys(own=True)
+    keys = Keystore().log_keys(own=True)
     place = Settings.read(log=where).place("log")
     if not keys:
         raise LogError(f"{place}: there is no key of a log here yet. It is made with the first picture that is logged.")
     return Log.open(place, signer=Keystore().signer("log") if sign else None, keys=keys)
-
-
-def log_keys(*, own: bool) -> "list[PublicKey]":
-    """Public keys that a log may be signed with."""
-    from lienzo.provenance.keys import Keystore
-
-    known = [key for key in Keystore().keys() if key.revoked is None and key.purpose == "log"]
-    return [key.public for key in known if key.own or not own]
 
 
 def _read_checkpoint(path: Path) -> str:

@@ -363,6 +363,11 @@ class Keystore:
         others = [key for key in self._trusted() if key.public.id not in seen]
         return own + sorted(others, key=lambda key: (key.name, key.public.id))
 
+    def log_keys(self, *, own: bool = False) -> list[PublicKey]:
+        """Public keys that a log may be signed with; own: only the own log."""
+        known = [key for key in self.keys() if key.revoked is None and key.purpose == "log"]
+        return [key.public for key in known if key.own or not own]
+
     def find(self, key_id: str) -> KnownKey:
         """The key of that id, or of an id that begins so.
 

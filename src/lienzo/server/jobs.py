@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 State = Literal["queued", "running", "done", "failed", "blocked", "cancelled", "expired"]
 OPEN: Final = ("queued", "running")
 POISON: Final = {
-    "type": "poison",
+    "type": "urn:lienzo:problem:poison",
+    "title": "Its workers died",
     "detail": "It was begun several times, and its worker died or met a fault each time. It is not begun again.",
 }
 _CLAIM = 0x6C6A6F62  # any number, but the same for all who claim
@@ -258,8 +259,9 @@ class Queue:
         from sqlalchemy import func, select
 
         state = tables().tables["jobs"].c.state
+        counted = select(state, func.count().label("jobs")).group_by(state)
         with self.database.reading() as connection:
-            return dict(connection.execute(select(state, func.count()).group_by(state)).tuples().all())
+            return {row.state: row.jobs for row in connection.execute(counted)}
 
     def oldest_waiting(self) -> float:
         """Seconds for which the oldest job waits; 0 where none does."""

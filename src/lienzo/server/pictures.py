@@ -42,7 +42,7 @@ class Pictures:
             ImageError: it cannot be read.
             RequestError: it is too large.
         """
-        picture = InputImage.of(open_image(data), data)
+        picture = InputImage.of(open_image(data, "the picture", formats=("PNG", "JPEG", "WEBP")), data)
         if picture.width * picture.height > self._service.max_pixels:
             raise RequestError(
                 f"the picture: got {picture.width}x{picture.height}; at most {self._service.max_pixels:,} pixels are "

@@ -1,0 +1,95 @@
+"""/v1/verify and /v1/detect: what a picture's marks prove, and what its pixels look like. For everybody, as Art. 50 of the EU AI
+Act asks of those who offer generators."""
+
+import threading
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends, UploadFile
+from pydantic import BaseModel, Field
+
+from lienzo.errors import BusyError
+from lienzo.images import open_image
+from lienzo.provenance.detect import detect, shipped_calibration
+from lienzo.provenance.judging import judge
+from lienzo.provenance.keys import Keystore
+from lienzo.provenance.watermark import find
+from lienzo.server import metrics
+from lienzo.server.desk import At, allowed
+from lienzo.server.gate import Caller
+from lienzo.weights import load
+
+if TYPE_CHECKING:
+    from lienzo.models.bundle import Bundle
+
+PATIENCE = 30.0
+"""Seconds that a picture waits for its turn to be looked at: each takes a processor and much memory."""
+
+router = APIRouter(prefix="/v1", tags=["verification"])
+Anyone = Annotated[Caller, Depends(allowed("verify"))]
+_turn = threading.Semaphore(2)
+
+
+class VerdictLayer(BaseModel):
+    name: str
+    state: str = Field(description="holds, fails, absent or unknown.")
+    says: str
+
+
+class VerdictDocument(BaseModel):
+    """What a picture's marks prove."""
+
+    outcome: str = Field(description="proved, not proved or tampered.")
+    says: str
+    record: str | None = Field(description="Which record its marks lead to.")
+    layers: list[VerdictLayer]
+    receipt: dict[str, Any] | None
+
+
+class FindingDocument(BaseModel):
+    """What a picture's pixels look like to the model's VAE: a hint, no proof."""
+
+    verdict: str = Field(description="ours, not ours or inconclusive.")
+    means: str
+    likelihood_ratio: float | None
+    model: str
+
+
+class _Turn:
+    """One of few."""
+
+    def __enter__(self) -> None:
+        if not _turn.acquire(timeout=PATIENCE):
+            raise BusyError("Many pictures are being looked at. Try again later.", 5.0)
+
+    def __exit__(self, *_: object) -> None:
+        _turn.release()
+
+
+@router.post("/verify")
+def verify_picture(at: At, caller: Anyone, picture: UploadFile) -> VerdictDocument:
+    """What a PNG, JPEG or WebP proves, layer by layer; see docs/howto/verify.md."""
+    with _Turn():
+        verdict = judge(picture.file.read())
+    metrics.VERDICTS.labels("verify", verdict.outcome).inc()
+    return VerdictDocument.model_validate(verdict.document)
+
+
+@router.post("/detect")
+def detect_picture(at: At, caller: Anyone, picture: UploadFile) -> FindingDocument:
+    """Whether a picture looks like one of the default model's; see docs/howto/detect.md."""
+    name, source = next(iter(at.service.sources.items()))
+    with _Turn():
+        bundle = _model(source)
+        mark = partial(find, keys=Keystore().secrets("watermark"))
+        image = open_image(picture.file.read(), "the picture", formats=("PNG", "JPEG", "WEBP"))
+        finding = detect(image, bundle, shipped_calibration(bundle), find_mark=mark)
+    metrics.VERDICTS.labels("detect", finding.verdict).inc()
+    return FindingDocument(
+        verdict=finding.verdict, means=finding.means, likelihood_ratio=finding.likelihood_ratio, model=name
+    )
+
+
+@lru_cache(maxsize=1)
+def _model(source: str | None) -> "Bundle":
+    return load(source)
