@@ -67,6 +67,8 @@ def worked(tmp_path_factory: pytest.TempPathFactory, model: Callable[[str], Path
         for name in ("tiny", "second", "tiny"):
             job = client.post(f"/v1/jobs?model={name}", json=asked).json()["id"]
             assert served.ended(job)["state"] == "done"
+        picture = client.get(f"/v1/images/{job}").content
+        assert client.post("/v1/verify", files={"picture": picture}).json()["outcome"] == "proved"
         cancelled = client.post("/v1/jobs", json={**asked, "steps": 150}).json()["id"]
         assert client.delete(f"/v1/jobs/{cancelled}").json()["state"] == "cancelled"
         assert client.post("/v1/jobs", json={**asked, "steps": 151}).status_code == 422
@@ -83,8 +85,9 @@ def worked(tmp_path_factory: pytest.TempPathFactory, model: Callable[[str], Path
 def test_every_metric_is_there_after_work(worked: Served) -> None:
     samples = read(worked)
     missing = metrics.names() - {name for name, _ in samples}
-    # of what nobody asked for here: verdicts, a failure, a fault
-    assert missing == {"lienzo_verdicts_total", "lienzo_jobs_failed_total", "lienzo_faults_total"}
+    assert missing == {"lienzo_jobs_failed_total"}  # nothing failed here
+    assert labels(samples, "lienzo_faults_total", "reason") == {"store", "output", "log", "os", "memory", "runtime"}
+    assert value(samples, "lienzo_verdicts_total", of="verify", verdict="proved") == 1
     assert value(samples, "lienzo_pictures_total", model="tiny") == 2
     assert value(samples, "lienzo_pictures_total", model="second") == 1
     assert value(samples, "lienzo_model_load_seconds_count", model="tiny") == 2

@@ -73,6 +73,8 @@ for _stage in STAGES:  # what is not there yet counts as 0, so that the first on
     STAGE.labels(_stage)
 for _state in STATES[2:]:
     ENDED.labels(_state)
+for _reason in ("blocked", "busy", "log"):
+    REFUSED.labels(_reason)
 
 
 def names() -> set[str]:

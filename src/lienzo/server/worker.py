@@ -47,6 +47,8 @@ PREVIEW_UNTIL = 0.8
 """Of the steps: later ones would show a picture that is all but finished, and carries no mark."""
 FAULTS = (StoreError, OutputError, LogError, OSError, MemoryError, RuntimeError)
 """What may pass: a disk that is full, a database that is away, memory that another takes. Tried again."""
+for _fault in FAULTS:  # from 0, so that the first one is seen as an increase
+    metrics.FAULTS.labels(kind(_fault))
 
 
 class _NobodyWaits(Exception):  # noqa: N818 (no error: it ends a run)
