@@ -83,7 +83,9 @@ def test_the_dashboard_names_what_is_measured_and_leaves_nothing_out() -> None:
 
 def test_promtool_reads_the_dashboards_expressions(tmp_path: Path) -> None:
     expressions = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-    listed = [{"record": f"panel:{n}", "expr": one.replace("$__rate_interval", "5m")} for n, one in enumerate(expressions)]
+    listed = [
+        {"record": f"panel:{n}", "expr": one.replace("$__rate_interval", "5m")} for n, one in enumerate(expressions)
+    ]
     file = tmp_path / "panels.yml"
     file.write_text(json.dumps({"groups": [{"name": "panels", "rules": listed}]}))
     assert f"{len(listed)} rules found" in run("promtool", "prometheus", "check", "rules", str(file))

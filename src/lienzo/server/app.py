@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lienzo.errors import BusyError, LienzoError
 from lienzo.provenance.settings import Settings
-from lienzo.server import metrics
+from lienzo.server import metrics, tracing
 from lienzo.server.desk import Desk
 from lienzo.server.gate import Gate
 from lienzo.server.jobs import Queue
@@ -54,6 +54,7 @@ def create_app(service: Service) -> FastAPI:
         yield
         desk.keeper.drain()
         queue.close()
+        tracing.stop()
 
     app = FastAPI(
         title="lienzo", description=DESCRIPTION, version="1", lifespan=lifespan, docs_url=None, redoc_url=None
@@ -129,7 +130,13 @@ class Outside:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, got, is_answered = time.perf_counter(), 0, False
+        given = next((value for name, value in scope["headers"] if name == tracing.HEADER.encode()), None)
+        method = metrics.known_method(scope["method"])
+        with tracing.request(method, None if given is None else given.decode("latin-1")) as told:
+            await self._answer(scope, receive, send, told)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, told: tracing.Answered) -> None:
+        begun, got = time.perf_counter(), 0
 
         async def counted() -> Message:
             nonlocal got
@@ -140,12 +147,10 @@ class Outside:
             return message
 
         async def answered(message: Message) -> None:
-            nonlocal is_answered
             if message["type"] == "http.response.start":
-                is_answered = True
                 message["headers"] = [*message["headers"], *_missing(message["headers"])]
-                route = getattr(scope.get("route"), "path", None)
-                metrics.http(route, scope["method"], message["status"], time.perf_counter() - begun)
+                told.route, told.status = getattr(scope.get("route"), "path", None), message["status"]
+                metrics.http(told.route, scope["method"], message["status"], time.perf_counter() - begun)
             await send(message)
 
         try:
@@ -154,7 +159,7 @@ class Outside:
             # Without the error's own words, which may hold a prompt.
             trace = "".join(traceback.format_tb(error.__traceback__))
             LOG.error("%s %s: %s\n%s", scope["method"], scope["path"], type(error).__name__, trace)
-            if is_answered:
+            if told.status is not None:
                 raise ConnectionAbortedError("an answer that had begun") from None
             await _answer(problem_of(error))(scope, receive, answered)
 

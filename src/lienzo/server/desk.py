@@ -9,6 +9,7 @@ from fastapi import Request as HttpRequest
 
 from lienzo.errors import RequestError, nearest
 from lienzo.pipeline.request import InputImage, Request
+from lienzo.server import tracing
 from lienzo.server.gate import Caller, Gate
 from lienzo.server.jobs import Job, Queue
 from lienzo.server.keepers import Keeper
@@ -75,6 +76,7 @@ class Desk:
             deadline=deadline,
             idempotency=idempotency,
             body=body,
+            trace=tracing.current(),
             charge=lambda connection: self.gate.charge(connection, caller),
         )
 

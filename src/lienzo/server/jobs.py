@@ -66,6 +66,7 @@ class Job:
     warnings: tuple[str, ...]
     problem: dict[str, Any] | None
     seconds: dict[str, float] | None
+    trace: str | None
 
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> Self:
@@ -142,6 +143,7 @@ class Queue:
         deadline: float | None = None,
         idempotency: str | None = None,
         body: bytes = b"",
+        trace: str | None = None,
         charge: Callable[["Connection"], object] | None = None,
     ) -> tuple[Job, bool]:
         """Keep a job; durable when this returns.
@@ -149,6 +151,7 @@ class Queue:
         Args:
             deadline: seconds since 1970 after which nobody wants the picture any more.
             idempotency: the caller's key: the same again gives the same job; body: what has to be the same with it.
+            trace: traceparent of what asks for it.
             charge: called in the same transaction; raises where the tenant may have no more.
 
         Returns:
@@ -183,6 +186,7 @@ class Queue:
             "attempt": 0,
             "step": 0,
             "steps": request.steps,
+            "trace": trace,
         }
         try:
             with self._alone() as connection:

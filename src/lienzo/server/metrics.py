@@ -29,10 +29,10 @@ PLACE: Final = "METRICS_PLACE"
 OTHER: Final = "other"
 """The label of whatever a caller may make up: paths and methods that there are not."""
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_ME: Final = os.environ.get(PLACE, "api")
+ME: Final = os.environ.get(PLACE, "api")
 _SHARED: Final = "PROMETHEUS_MULTIPROC_DIR" in os.environ
 if _SHARED:
-    values.ValueClass = values.MultiProcessValue(lambda: _ME)  # type: ignore[no-untyped-call]
+    values.ValueClass = values.MultiProcessValue(lambda: ME)  # type: ignore[no-untyped-call]
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 REQUESTS = Histogram(
@@ -67,7 +67,7 @@ VERDICTS = Counter("lienzo_verdicts", "Verdicts of verify and detect.", ["of", "
 MEMORY = Gauge("lienzo_memory_bytes", "Resident memory of API and workers.", ["process"], multiprocess_mode="livesum")
 WORKERS_STARTED = Counter("lienzo_worker_starts", "Workers started, the first time and after each death.")
 
-STAGES: Final = ("encode", "steps", "decode", "mark")
+STAGES: Final = ("encode", "steps", "decode", "mark", "store")
 STATES: Final[tuple[State, ...]] = get_args(State)
 for _stage in STAGES:  # what is not there yet counts as 0, so that the first one is seen as an increase
     STAGE.labels(_stage)
@@ -86,13 +86,17 @@ def names() -> set[str]:
     return {one.name + endings.get(one.type, "") for one in described} | set(Now.NAMES)
 
 
+def known_method(method: str) -> str:
+    return method if method in METHODS else OTHER
+
+
 def http(route: str | None, method: str, status: int, seconds: float) -> None:
     """Of a request.
 
     Args:
         route: the template of its path; None: there is no such path.
     """
-    REQUESTS.labels(route or OTHER, method if method in METHODS else OTHER, status).observe(seconds)
+    REQUESTS.labels(route or OTHER, known_method(method), status).observe(seconds)
 
 
 def ended(state: State, jobs: int) -> None:
@@ -101,7 +105,7 @@ def ended(state: State, jobs: int) -> None:
 
 def measure_memory() -> None:
     """Of this process."""
-    MEMORY.labels(_ME).set(resident())
+    MEMORY.labels(ME).set(resident())
 
 
 def forget_memory(place: str) -> None:
@@ -111,7 +115,7 @@ def forget_memory(place: str) -> None:
 
 
 class Stages:
-    """When the stages of pictures made together began and ended.
+    """When the stages of pictures made together began and ended; storing them comes after, one by one.
 
     The first step is known only when it is done, so what was before it (reading the prompt) is told from it by the median of
     the others.
@@ -147,14 +151,17 @@ class Stages:
             "mark": marking,
         }
 
+    def spans(self) -> Iterable[tuple[str, float, float]]:
+        """Stage, when it began (seconds since 1970), seconds that it took."""
+        at = self.begun
+        for stage, taken in self.whole.items():
+            yield stage, at, taken
+            at += taken
+
     @property
     def seconds(self) -> dict[str, float]:
         """Stage -> each picture's share."""
         return {stage: round(seconds / self._pictures, 6) for stage, seconds in self.whole.items()}
-
-    def observe(self) -> None:
-        for stage, seconds in self.seconds.items():
-            STAGE.labels(stage).observe(seconds)
 
 
 class Now:

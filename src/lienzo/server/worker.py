@@ -26,7 +26,7 @@ from lienzo.provenance.marking import Marked
 from lienzo.provenance.settings import Settings
 from lienzo.provenance.writing import encode
 from lienzo.safety import Outcome
-from lienzo.server import metrics
+from lienzo.server import metrics, tracing
 from lienzo.server.jobs import Job, Queue
 from lienzo.server.pictures import Pictures
 from lienzo.server.problems import kind, problem_of
@@ -125,6 +125,7 @@ class Worker:
             assert job.started is not None
             if job.attempt == 1:  # else it did not wait alone
                 metrics.WAITED.observe(max(0.0, job.started - job.created))
+                tracing.record("wait", job.trace, job.created, job.started)
 
     def do(self, jobs: Sequence[Job]) -> None:
         """Make the pictures of jobs that were claimed together."""
@@ -137,11 +138,14 @@ class Worker:
                     self.do([job])
                 return
             metrics.REFUSED.labels("blocked").inc()
+            trace(jobs[0], error="blocked")
             self.queue.fail(jobs[0], problem_of(error), state="blocked")
         except FAULTS as error:
             complain(f"a fault, which may pass: {type(error).__name__}: {error}")
             reason = next(kind(one) for one in FAULTS if isinstance(error, one))
             metrics.FAULTS.labels(reason).inc(len(jobs))
+            for job in jobs:
+                trace(job, error=reason)
             self._give_back(jobs)
         except LienzoError as error:
             if len(jobs) > 1:
@@ -149,6 +153,7 @@ class Worker:
                     self.do([job])
                 return
             metrics.FAILED.labels(kind(error)).inc()
+            trace(jobs[0], error=kind(error))
             self.queue.fail(jobs[0], problem_of(error))
 
     def _make(self, jobs: Sequence[Job]) -> None:
@@ -192,14 +197,18 @@ class Worker:
 
     def _deliver(self, job: Job, result: Result, stages: "metrics.Stages") -> None:
         assert isinstance(result, Marked), "the service serves marked pictures alone"
+        begun, began = time.perf_counter(), time.time()
         name = self.pictures.keep(job.id, job.attempt, encode(result, "PNG"))
-        kept = self.queue.finish(
-            job, picture=name, receipt=result.document, warnings=result.warnings, seconds=stages.seconds
-        )
+        seconds = {**stages.seconds, "store": round(time.perf_counter() - begun, 6)}
+        kept = self.queue.finish(job, picture=name, receipt=result.document, warnings=result.warnings, seconds=seconds)
         if kept:
             metrics.PICTURES.labels(job.model).inc()
             metrics.JOB.observe(max(0.0, time.time() - job.created))
-            stages.observe()
+            for stage, taken in seconds.items():
+                metrics.STAGE.labels(stage).observe(taken)
+            whole = trace(job)
+            for stage, at, taken in (*stages.spans(), ("store", began, seconds["store"])):
+                tracing.record(stage, whole, at, at + taken)
             if "watermark" not in result.signed.receipt.marks:
                 metrics.UNWATERMARKED.inc()
             metrics.JOULES.inc(result.signed.receipt.joules or 0)
@@ -259,6 +268,18 @@ def complain(message: str) -> None:
     print(f"worker {os.getpid()}: {message}", file=sys.stderr, flush=True)
 
 
+def trace(job: Job, *, error: str | None = None) -> str | None:
+    """A span of this attempt at a job, which is over."""
+    assert job.started is not None
+    known: tracing.Attributes = {
+        "lienzo.job": job.id,
+        "lienzo.model": job.model,
+        "lienzo.steps": job.steps,
+        "lienzo.attempt": job.attempt,
+    }
+    return tracing.record("make", job.trace, job.started, time.time(), known, error=error)
+
+
 def worker_name() -> str:
     """Says which machine's and which process it is, so that others see whether it lives."""
     return f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
@@ -267,6 +288,7 @@ def worker_name() -> str:
 def main() -> None:
     service = Service.from_dict(json.loads(sys.stdin.readline()))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // service.workers))
+    tracing.start(metrics.ME)
     worker = Worker(service, worker_name())
     signal.signal(signal.SIGTERM, lambda *_: worker.draining.set())
     signal.signal(
@@ -274,6 +296,7 @@ def main() -> None:
     )  # Ctrl-C reaches the whole group; the keeper tells its workers what to do
     threading.Thread(target=_until_nobody_is_there, daemon=True).start()
     worker.run()
+    tracing.stop()
 
 
 def _until_nobody_is_there() -> None:
