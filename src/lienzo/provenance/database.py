@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # imported where it is used: it takes a fifth of a second
 WAIT = 30.0
 """Seconds to wait for another process that writes."""
 
-_CREATION = 0x6C69656E  # any number, but the same for all who make tables
+_ALONE = 0x6C69656E  # any number, but the same for all
 
 
 class Database:
@@ -39,9 +39,7 @@ class Database:
         self._engine, self.name = _engine(place)
         weakref.finalize(self, self._engine.dispose)  # whoever forgets to close leaves no connection open
         self._reader = self._engine.execution_options(lienzo_reads=True)
-        with self.writing() as connection:
-            if self.is_postgresql:  # two processes that make the same table at once would meet in the catalogue
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION})")
+        with self.alone() as connection:  # two processes that make the same table at once would meet in the catalogue
             tables.create_all(connection)
 
     @property
@@ -58,6 +56,14 @@ class Database:
     def writing(self) -> Iterator["Connection"]:
         """A transaction, durable once the block is left; alone in writing on SQLite from its beginning."""
         with self._told(), self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator["Connection"]:
+        """A transaction that no other of its kind runs beside, on PostgreSQL too."""
+        with self.writing() as connection:
+            if self.is_postgresql:
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ALONE})")
             yield connection
 
     def scrub(self) -> None:

@@ -22,7 +22,7 @@ from lienzo.server.gate import Gate
 from lienzo.server.jobs import Queue
 from lienzo.server.keepers import Keeper
 from lienzo.server.pictures import Pictures
-from lienzo.server.problems import MEDIA_TYPE, kind, problem, problem_of
+from lienzo.server.problems import MEDIA_TYPE, PROBLEM, kind, problem, problem_of
 from lienzo.server.routes import images, jobs, models, operate, verify
 from lienzo.server.settings import Service
 
@@ -34,6 +34,7 @@ HEADERS = {
     b"cross-origin-resource-policy": b"same-origin",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
+REF = "#/components/schemas/"
 DESCRIPTION = """Pictures from words, the same ones every time, each of which can prove where it comes from.
 
 Ask with `POST /v1/jobs`, look at the job, fetch `/v1/images/{id}`. Errors are problem documents (RFC 9457).
@@ -45,7 +46,11 @@ def create_app(service: Service) -> FastAPI:
     queue = Queue(service.database_place, service.limits, on_end=metrics.ended)
     pictures = Pictures(service, queue.database)
     desk = Desk(
-        service=service, queue=queue, pictures=pictures, keeper=Keeper(service, queue, pictures), gate=Gate(service)
+        service=service,
+        queue=queue,
+        pictures=pictures,
+        keeper=Keeper(service, queue, pictures),
+        gate=Gate.of(service, queue.database),
     )
 
     @asynccontextmanager
@@ -53,6 +58,7 @@ def create_app(service: Service) -> FastAPI:
         desk.keeper.start()
         yield
         desk.keeper.drain()
+        desk.gate.close()
         queue.close()
         tracing.stop()
 
@@ -66,7 +72,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_middleware(Outside, most=service.max_upload)
-    app.openapi = _with_schemas(app.openapi)  # type: ignore[method-assign]
+    app.openapi = _described(app.openapi)  # type: ignore[method-assign]
     return app
 
 
@@ -82,6 +88,8 @@ async def _told(request: HttpRequest, error: Exception) -> JSONResponse:
     retry = {"Retry-After": str(max(1, round(error.retry_after)))} if isinstance(error, BusyError) else {}
     if document["status"] == 503:
         retry = {"Retry-After": "5"}
+    if document["status"] == 401:
+        retry = {"WWW-Authenticate": "Bearer"}
     return _answer(document, **retry)
 
 
@@ -102,10 +110,17 @@ async def _http(request: HttpRequest, error: Exception) -> JSONResponse:
     return _answer(problem(error.status_code, str(error.detail)), **(dict(error.headers or {})))
 
 
-def _with_schemas(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+def _described(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """The OpenAPI, with the schemas that FastAPI does not know and problem documents for all that goes wrong."""
+
     def described() -> dict[str, Any]:
         schema = openapi()
-        schema["components"]["schemas"].update(jobs.schemas())
+        schema["components"]["schemas"].update(jobs.schemas(), Problem=PROBLEM)
+        told = {"description": "A problem document.", "content": {MEDIA_TYPE: {"schema": {"$ref": REF + "Problem"}}}}
+        for path in schema["paths"].values():
+            for operation in path.values():
+                operation["responses"] = {**operation["responses"], "default": told}
+                operation["responses"].pop("422", None)
         return schema
 
     return described

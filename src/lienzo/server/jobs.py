@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from lienzo.errors import BusyError, LienzoError, RecordError, RequestError, StoreError
 from lienzo.pipeline.generate import lockstep_key
 from lienzo.pipeline.request import Request
-from lienzo.provenance.database import Database
 from lienzo.provenance.keys import Keystore
 from lienzo.provenance.prompts import PromptStore
-from lienzo.server.schema import tables
+from lienzo.server.schema import opened, tables
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -37,7 +36,6 @@ POISON: Final = {
     "title": "Its workers died",
     "detail": "It was begun several times, and its worker died or met a fault each time. It is not begun again.",
 }
-_CLAIM = 0x6C6A6F62  # any number, but the same for all who claim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +121,7 @@ class Queue:
         keys: Keystore | None = None,
         on_end: Callable[[State, int], object] = lambda state, jobs: None,
     ) -> None:
-        self.database = Database(place, tables())
+        self.database = opened(place)
         self.prompts = PromptStore(place)
         self.limits = limits or Limits()
         self._clock, self._on_end = clock, on_end
@@ -189,7 +187,7 @@ class Queue:
             "trace": trace,
         }
         try:
-            with self._alone() as connection:
+            with self.database.alone() as connection:
                 known = None if idempotency is None else self._find_repeated(connection, tenant, idempotency, digest)
                 if known is None:
                     self._check_room(connection, tenant)
@@ -377,7 +375,7 @@ class Queue:
         from sqlalchemy import update
 
         jobs = tables().tables["jobs"]
-        with self._alone() as connection:
+        with self.database.alone() as connection:
             if isinstance(jobs_of, str):
                 connection.execute(
                     update(jobs).where(jobs.c.state == "running", jobs.c.worker == jobs_of).values(lease=0.0)
@@ -426,17 +424,9 @@ class Queue:
     # Within
 
     @contextmanager
-    def _alone(self) -> Iterator["Connection"]:
-        """A transaction that no other of its kind runs beside."""
-        with self.database.writing() as connection:
-            if self.database.is_postgresql:  # SQLite has one writer anyway
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CLAIM})")
-            yield connection
-
-    @contextmanager
     def _tidied(self, now: float) -> Iterator["Connection"]:
-        """The same, with jobs whose lease has run out taken back, and those that are too late expired."""
-        with self._alone() as connection:
+        """A transaction alone, with jobs whose lease has run out taken back, and those that are too late expired."""
+        with self.database.alone() as connection:
             ended = self._take_back(connection, now)
             yield connection
         for state, jobs in ended.items():

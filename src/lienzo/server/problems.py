@@ -7,9 +7,12 @@ from typing import Any, Final
 from lienzo.errors import (
     BlockedError,
     BusyError,
+    CallerError,
     ConfigError,
+    ForbiddenError,
     ImageError,
     InputError,
+    IssuerError,
     LienzoError,
     LogError,
     MissingExtraError,
@@ -28,6 +31,9 @@ STATUS: Final[Mapping[type[Exception], int]] = {
     InputError: 422,
     BlockedError: 422,
     BusyError: 429,
+    CallerError: 401,
+    ForbiddenError: 403,
+    IssuerError: 503,
     OutputError: 507,
     StoreError: 503,
     LogError: 503,
@@ -50,6 +56,18 @@ TITLES: Final = {
     503: "Not just now",
     507: "No room",
 }
+PROBLEM: Final = {
+    "title": "Problem",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference", "examples": ["urn:lienzo:problem:request"]},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string", "description": "What was got, what is allowed and what to do."},
+    },
+}
+"""JSON Schema of a problem document."""
 
 
 def kind(error: Exception | type[Exception]) -> str:
