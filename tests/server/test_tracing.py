@@ -139,9 +139,7 @@ def test_without_a_collector_nothing_is_recorded() -> None:
 
 def test_a_missing_extra_is_told_at_the_start(home: Path) -> None:
     """The program itself, where the package cannot be imported."""
-    hide = (
-        "import sys; sys.modules['opentelemetry'] = None; sys.argv[0] = 'lienzo'; from lienzo.cli import main; main()"
-    )
+    hide = "import sys; sys.modules['opentelemetry.sdk'] = None; sys.argv[0] = 'lienzo'; from lienzo.cli import main; main()"
     environment = {**os.environ, tracing.ENDPOINT: "http://127.0.0.1:9", "LIENZO_MARK": "full"}
     (home / "config.toml").write_text(f"[service]\ndatabase = {json.dumps(str(home / 'x.db'))}\n")
     done = subprocess.run(
