@@ -69,9 +69,9 @@ def test_a_backup_of_a_live_service_is_restored_where_it_was(
         before = served.ended(served.ask("a red circle", seed=7)["id"])
         with served.client as client:
             picture, receipt = client.get(before["image"]).content, client.get(before["receipt"]).json()
-        waiting = served.ask("a blue square", seed=8, steps=60)
+        waiting = served.ask("a blue square", seed=8, steps=12)
         names["backup"](home, copy)  # while a job runs
-        assert served.ended(waiting["id"])["state"] == "done"
+        assert served.ended(waiting["id"], 200)["state"] == "done"
     finally:
         served.stop()
     shutil.rmtree(home)
@@ -83,7 +83,7 @@ def test_a_backup_of_a_live_service_is_restored_where_it_was(
             assert client.get(before["image"]).content == picture
             assert client.get(before["receipt"]).json() == receipt
             assert client.post("/v1/verify", files={"picture": picture}).json()["outcome"] == "proved"
-        again = served.ended(waiting["id"])  # it ran when the copy was made, and is made again
+        again = served.ended(waiting["id"], 200)  # it ran when the copy was made, and is made again
         assert again["state"] == "done" and again["request"]["seed"] == 8
     finally:
         served.stop()

@@ -84,7 +84,7 @@ class Job:
         """How long its steps will still take, judged by those done."""
         if self.state != "running" or not self.step or self.started is None:
             return None
-        return (time.time() - self.started) / self.step * (self.steps - self.step)
+        return max(0.0, (time.time() - self.started) / self.step * (self.steps - self.step))  # PLMS takes one more
 
 
 @dataclass(frozen=True, kw_only=True)
