@@ -74,7 +74,11 @@ def cancel(desk: Desk, jobs: Sequence[Job]) -> None:
 
 
 async def ended(
-    desk: Desk, http: HttpRequest, jobs: Sequence[Job], *, enough: Callable[[Job], bool] = lambda job: job.state == "done"
+    desk: Desk,
+    http: HttpRequest,
+    jobs: Sequence[Job],
+    *,
+    enough: Callable[[Job], bool] = lambda job: job.state == "done",
 ) -> list[Job]:
     """Wait for jobs; the event loop stays free. Where the caller goes away, or one turns out not to be `enough`, the rest
     is cancelled.

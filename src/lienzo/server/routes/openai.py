@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from anyio import to_thread
@@ -76,11 +77,10 @@ class Generation(BaseModel):
         foreign = {name: value for name, value in given.items() if name not in OWN}
         if found := complaints(foreign, HARMLESS, (*type(self).model_fields, *HARMLESS, *OWN)):
             raise RequestError("\n".join(found))
-        size = {}
-        if self.size not in (None, "auto"):
-            assert self.size is not None
-            size = dict(zip(("width", "height"), map(int, self.size.split("x")), strict=True))
-        return Asked(self.prompt, **{"seed": first_seed(self.n or 1), **own}, **size, **inputs)
+        fields: dict[str, Any] = {"seed": first_seed(self.n or 1), **own, **inputs}
+        if self.size is not None and self.size != "auto":
+            fields["width"], fields["height"] = map(int, self.size.split("x"))
+        return Asked(prompt=self.prompt, **fields)
 
 
 class Picture(BaseModel):
@@ -121,7 +121,9 @@ class Route(APIRoute):
             except Exception as error:
                 known = http.app.exception_handlers
                 answer = await next(known[one] for one in type(error).__mro__ if one in known)(http, error)
-                kept = {name: answer.headers[name] for name in ("retry-after", "www-authenticate") if name in answer.headers}
+                kept = {
+                    name: answer.headers[name] for name in ("retry-after", "www-authenticate") if name in answer.headers
+                }
                 return as_error(json.loads(answer.body), kept)
 
         return told
@@ -206,7 +208,7 @@ async def edits(at: At, caller: Creator, http: HttpRequest) -> Response | Pictur
     for name, least in (("image", 1), ("mask", 0)):
         if not least <= len(files[name]) <= 1:
             raise RequestError(f"{name}: got {len(files[name])} files. Give one, as multipart/form-data.")
-    inputs = await to_thread.run_sync(_inputs, at, caller, files["image"][0], *files["mask"])
+    inputs = await to_thread.run_sync(partial(_inputs, at, caller, files["image"][0], *files["mask"]))
     return await _made(at, caller, http, asked, asked.request(**inputs))
 
 
@@ -231,7 +233,7 @@ def _inputs(at: Desk, caller: Caller, image: bytes, mask: bytes | None = None) -
 
 async def _made(at: Desk, caller: Caller, http: HttpRequest, asked: Generation, first: Request) -> Response | Pictures:
     requests = series(first, asked.n or 1)
-    jobs = await to_thread.run_sync(lambda: submit(at, caller, requests, model=asked.model))
+    jobs = await to_thread.run_sync(partial(submit, at, caller, requests, model=asked.model))
     known = await ended(at, http, jobs)
     if known[-1].state != "done":
         # The service has tried again already what may pass; the client need not.
