@@ -1,4 +1,4 @@
-"""The line that AUTOMATIC1111's web UI writes into its pictures, so that other tools read lienzo's as well; and read again.
+"""The line that AUTOMATIC1111's web UI writes into its pictures, so that other tools read lienzo's as well.
 
 The prompt, a line "Negative prompt: ...", and a line of "Key: value" pairs, values quoted as JSON where they hold a
 comma, a colon or a line break. The names of samplers and schedules are that program's.
@@ -29,8 +29,6 @@ SCHEDULE_NAMES: Mapping[str, str] = {
     "ays": "Align Your Steps",
 }
 """The other grids are each sampler's own there: no entry, which means "Automatic"."""
-# Whoever wrote the line: a key's length is bounded, so that the time grows only as the line does.
-_PAIR = re.compile(r'(\w[\w /-]{0,60}):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
 
 
 def infotext(
@@ -67,34 +65,6 @@ def infotext(
         else _clean(request.prompt)
     )
     return f"{prompt}{negative}\n{line}".strip()
-
-
-def parsed(text: str) -> dict[str, str]:
-    """The text's values by their names there; the prompts as "Prompt" and "Negative prompt", the size as "Size-1" and "Size-2".
-
-    Whoever wrote it, it is read as far as it goes; a last line of fewer than three pairs is part of the prompt, as there.
-    """
-    *lines, last = text.strip().split("\n")
-    pairs = _PAIR.findall(last)
-    if len(pairs) < 3:
-        lines, pairs = [*lines, last], []
-    prompt, *negative = re.split(r"^Negative prompt:", "\n".join(lines), maxsplit=1, flags=re.M)
-    values = {"Prompt": prompt.strip(), "Negative prompt": "".join(negative).strip()}
-    for key, value in pairs:
-        if size := re.fullmatch(r"(\d+)x(\d+)", value):
-            values |= {f"{key}-1": size[1], f"{key}-2": size[2]}
-        else:
-            values[key] = _unquoted(value)
-    return values
-
-
-def _unquoted(value: str) -> str:
-    if not value.startswith('"'):
-        return value.strip()
-    try:
-        return str(json.loads(value))
-    except ValueError:
-        return value
 
 
 def _lora(name: str, unet: float, text_encoder: float) -> str:

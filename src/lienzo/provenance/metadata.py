@@ -13,8 +13,6 @@ import hashlib
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -255,32 +253,6 @@ def read_stranger(data: bytes) -> Record:
     return Record.from_json(bounded.run(_canonical, data, seconds=60, memory=3 << 30))
 
 
-def parameters_of_stranger(data: bytes) -> str:
-    """AUTOMATIC1111's text in a PNG, JPEG or WebP, whoever wrote it; "" where there is none. Read as in `read_stranger`.
-
-    Raises:
-        MetadataError: not a picture, or a damaged one.
-        UnreadableError: it cannot be read within bounds.
-    """
-    return str(bounded.run(_parameters, data, seconds=60, memory=3 << 30, most=4 * MAX_RECORD))
-
-
-def _parameters(data: bytes) -> str:
-    with _opened(data, "the picture") as image:
-        text = image.text.get("parameters") if isinstance(image, PngImageFile) else None
-        if text is None:
-            text = _from_exif(image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT))
-    return str(text)[:MAX_RECORD]
-
-
-def _from_exif(comment: object) -> str:
-    """A UserComment: eight bytes that name its encoding, then the text."""
-    if not isinstance(comment, bytes):
-        return ""
-    encoding = {b"UNICODE\0": "utf-16-be", b"ASCII\0\0\0": "ascii"}.get(comment[:8])
-    return "" if encoding is None else comment[8:].decode(encoding, errors="replace").strip("\0 ")
-
-
 def _canonical(data: bytes) -> bytes:
     return read(data).canonical
 
@@ -291,23 +263,14 @@ def read(source: str | Path | bytes) -> Record:
     Raises:
         MetadataError: no such file, not a picture, no record in it, or a damaged one.
     """
-    with _opened(source, "the picture" if isinstance(source, bytes) else str(source)) as image:
-        return Record.from_json(_document(image))
-
-
-@contextmanager
-def _opened(source: str | Path | bytes, what: str) -> Iterator[Image.Image]:
-    """
-    Raises:
-        MetadataError: it cannot be read; also what is raised of its metadata within.
-    """
+    what = "the picture" if isinstance(source, bytes) else str(source)
     try:
         with Image.open(
             io.BytesIO(source) if isinstance(source, bytes) else source, formats=("PNG", "JPEG", "WEBP")
         ) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise MetadataError(f"more than {MAX_PIXELS:,} pixels.")
-            yield image
+            return Record.from_json(_document(image))
     except MetadataError as error:
         raise MetadataError(f"{what}: {error}") from None
     except UnidentifiedImageError:

@@ -26,8 +26,8 @@ from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.errors import RequestError, nearest
 from lienzo.images import open_image, png, transparency
 from lienzo.pipeline.request import InputImage, Request
-from lienzo.provenance.infotext import SAMPLER_NAMES, SCHEDULE_NAMES, infotext, parsed
-from lienzo.provenance.metadata import parameters_of_stranger
+from lienzo.provenance.infotext import SAMPLER_NAMES, SCHEDULE_NAMES, infotext
+from lienzo.provenance.parameters import read_parameters
 from lienzo.server.clients import Harmless, cancel, complaints, decoded, ended, first_seed, series, submit, undone
 from lienzo.server.desk import Asked, At, Desk, allowed
 from lienzo.server.gate import Caller
@@ -365,8 +365,8 @@ def _unread(asked: Txt2Img) -> list[str]:
 @router.post("/png-info")
 def png_info(caller: Reader, picture: Picture) -> Info:
     """What a picture's file tells of how it was made; of a private picture nothing."""
-    text = parameters_of_stranger(decoded(picture.image, "image"))
-    return Info(info=text, items={"parameters": text} if text else {}, parameters=parsed(text) if text else {})
+    found = read_parameters(decoded(picture.image, "image"))
+    return Info(info=found.text, items={"parameters": found.text} if found.text else {}, parameters=found.values)
 
 
 @router.get("/progress")
