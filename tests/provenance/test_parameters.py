@@ -14,13 +14,16 @@ from lienzo import Request
 from lienzo.errors import ImageError
 from lienzo.provenance.infotext import infotext
 from lienzo.provenance.parameters import Parameters, parsed, read_parameters
+from lienzo.provenance.writing import save
 from lienzo.studio import Pipeline
 
 
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".webp"])
 def test_of_a_picture_of_lienzos(pipeline: Callable[[str], Pipeline], tmp_path: Path, extension: str) -> None:
-    made = pipeline("sd1")(Request("a red circle, ñ", negative_prompt="blue", steps=2, seed=7, sampler="euler_a"))
-    path = made.save(tmp_path / f"x{extension}")
+    made = pipeline("sd1")(
+        Request("a red circle, ñ", negative_prompt="blue", steps=2, width=64, seed=7, sampler="euler_a")
+    )
+    path = save(made, tmp_path / f"x{extension}")
     found = read_parameters(path.read_bytes())
     assert found.text.startswith("a red circle, ñ\nNegative prompt: blue\nSteps: 2, Sampler: Euler a, ")
     assert found.values == parsed(found.text)
