@@ -152,6 +152,7 @@ class Info(BaseModel):
 router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111's API"])
 Creator = Annotated[Caller, Depends(allowed("jobs:create"))]
 Reader = Annotated[Caller, Depends(allowed("jobs:read"))]
+Canceller = Annotated[Caller, Depends(allowed("jobs:cancel"))]
 Looker = Annotated[Caller, Depends(allowed("models:read"))]
 
 
@@ -395,7 +396,7 @@ def progress(at: At, caller: Reader, skip_current_image: bool = False) -> dict[s
 
 
 @router.post("/interrupt")
-def interrupt(at: At, caller: Creator) -> dict[str, Any]:
+def interrupt(at: At, caller: Canceller) -> dict[str, Any]:
     """Cancel all of the caller's own jobs that wait or run, and nobody else's."""
     cancel(at, at.queue.open_of(caller.tenant, caller.name))
     return {}

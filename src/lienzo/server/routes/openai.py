@@ -133,7 +133,7 @@ router = APIRouter(
     prefix="/v1/images",
     tags=["pictures"],
     route_class=Route,
-    responses={status: {"model": Errors} for status in (400, 401, 403, 404, 409, 413, 429, 500, 503)},
+    responses={"default": {"model": Errors, "description": "What is wrong, as OpenAI tells it."}},
 )
 Creator = Annotated[Caller, Depends(allowed("jobs:create"))]
 
