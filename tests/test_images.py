@@ -158,5 +158,5 @@ def test_transparency_is_white_where_nothing_is_seen() -> None:
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
 def test_an_opaque_picture_has_none(mode: str) -> None:
     assert transparency(png(Image.new(mode, (8, 8), "red"))) is None
-    with pytest.raises(ImageError, match="^mask: "):
+    with pytest.raises(ImageError, match=r"^mask: "):
         transparency(b"no picture", "mask")
