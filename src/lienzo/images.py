@@ -41,8 +41,32 @@ def open_image(source: Path | bytes, name: str | None = None, formats: tuple[str
         ImageError: unreadable, truncated, too large, or animated.
     """
     what = name or (str(source) if isinstance(source, Path) else "the picture")
+    return normalize(_opened(source, what, formats), what)
+
+
+def transparency(source: bytes, name: str = "the picture") -> Image.Image | None:
+    """How transparent a picture file is: L, white where it is wholly so. None where it is opaque throughout. Bounded as
+    `open_image` is.
+
+    Raises:
+        ImageError: as `open_image`.
+    """
+    image = _opened(source, name, None)
+    normalize(image, name)  # for its bounds; it leaves the picture as it was, but loaded
     try:
-        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats)
+        image = ImageOps.exif_transpose(image)
+        if not image.has_transparency_data:
+            return None
+        seen = ImageOps.invert(image.convert("RGBA").getchannel("A"))
+    except DAMAGE as error:
+        raise ImageError(f"{name}: damaged or unreadable picture ({error}).") from None
+    return seen if seen.getbbox() else None
+
+
+def _opened(source: Path | bytes, what: str, formats: tuple[str, ...] | None) -> Image.Image:
+    """The header alone is read."""
+    try:
+        return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats)
     except FileNotFoundError:
         raise ImageError(f"{what}: no such file.") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -51,7 +75,6 @@ def open_image(source: Path | bytes, name: str | None = None, formats: tuple[str
         raise ImageError(f"{what}: not a picture that can be read; {_listed(formats)} can.") from None
     except DAMAGE as error:
         raise ImageError(f"{what}: damaged or unreadable picture ({error}).") from None
-    return normalize(image, what)
 
 
 def normalize(image: Image.Image, what: str = "the picture") -> Image.Image:

@@ -24,7 +24,7 @@ from lienzo.server.jobs import Queue
 from lienzo.server.keepers import Keeper
 from lienzo.server.pictures import Pictures
 from lienzo.server.problems import MEDIA_TYPE, PROBLEM, kind, problem, problem_of
-from lienzo.server.routes import images, jobs, models, operate, verify
+from lienzo.server.routes import a1111, images, jobs, models, openai, operate, verify
 from lienzo.server.settings import Service
 
 LOG = logging.getLogger("lienzo.server")
@@ -68,7 +68,7 @@ def create_app(service: Service) -> FastAPI:
         title="lienzo", description=DESCRIPTION, version="1", lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.desk = desk
-    for routes in (jobs, images, models, verify, operate):
+    for routes in (jobs, images, models, verify, openai, a1111, operate):
         app.include_router(routes.router)
     app.add_exception_handler(LienzoError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -241,6 +241,15 @@ class Queue:
         with self.database.reading() as connection:
             return [Job.of(row) for row in connection.execute(query).mappings()]
 
+    def open_of(self, tenant: str, owner: str) -> list[Job]:
+        """A caller's jobs that wait or run, in the order in which they were asked for."""
+        from sqlalchemy import select
+
+        jobs = tables().tables["jobs"]
+        own = (jobs.c.tenant == tenant) & (jobs.c.owner == owner) & jobs.c.state.in_(OPEN)
+        with self.database.reading() as connection:
+            return [Job.of(row) for row in connection.execute(select(jobs).where(own).order_by(jobs.c.id)).mappings()]
+
     def ahead(self, job: Job) -> int:
         """How many wait that were asked for earlier. Fairness may let it overtake some."""
         from sqlalchemy import func, select
