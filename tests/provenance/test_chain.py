@@ -25,19 +25,21 @@ from PIL import Image, ImageDraw
 import checkers
 from lienzo import Pipeline, Request, read, save
 from lienzo.cli import lienzo
-from lienzo.cli.log import log_keys
 from lienzo.errors import BlockedError, ConfigError, LienzoError, LogError, MetadataError, ReceiptError, SafetyError
 from lienzo.gallery import fill
 from lienzo.pipeline.generate import finished
+from lienzo.pipeline.request import InputImage
 from lienzo.provenance import credentials
 from lienzo.provenance.certificates import anchors, issuer
+from lienzo.provenance.encoding import encode64
 from lienzo.provenance.energy import Spent
 from lienzo.provenance.examine import examine
 from lienzo.provenance.files import Kind
 from lienzo.provenance.keys import Keystore
-from lienzo.provenance.log import verify_proof
+from lienzo.provenance.log import Log, verify_proof, write_export
 from lienzo.provenance.marking import Marked, Notary
-from lienzo.provenance.receipt import SignedReceipt, opens
+from lienzo.provenance.perceptual import perceptual_hash
+from lienzo.provenance.receipt import Entry, Said, SignedReceipt, opens
 from lienzo.provenance.settings import Settings
 from lienzo.provenance.verify import Sources, verify
 from lienzo.provenance.watermark import mark
@@ -106,7 +108,7 @@ def test_finds_the_record_when_everything_beside_the_pixels_is_gone(marked_pipel
     told = json.loads(run("verify", stripped, "--json")[1])
     assert (
         told["record"] == result.signed.receipt.id
-        and "leads to a record that is proved to be in the log" in told["says"]
+        and "leads to a record, signed by you, that is proved to be in the log" in told["says"]
     )
 
 
@@ -341,15 +343,93 @@ def test_a_picture_that_the_checker_blocks_is_not_returned(
     assert safety["picture"]["by"][0].startswith("checker:")
 
 
-def test_a_log_that_lost_its_entry_is_caught(marked_pipeline: Pipeline, tmp_path: Path, home: Path) -> None:
-    path = tmp_path / "a.png"
-    make(marked_pipeline, path)
+def test_a_log_that_was_set_back_is_caught(marked_pipeline: Pipeline, tmp_path: Path, home: Path) -> None:
+    make(marked_pipeline, tmp_path / "first.png", "a blue star", seed=9)
+    with contextlib.closing(sqlite3.connect(home / "log.db")) as connection:
+        connection.execute("VACUUM INTO ?", [str(tmp_path / "older.db")])
+    make(marked_pipeline, tmp_path / "a.png")
+    replace_log(home, tmp_path / "older.db")
+    make(Pipeline(marked_pipeline.bundle, Settings.read(mark="full")), tmp_path / "b.png", "a blue star", seed=10)
+    code, found = states(tmp_path / "a.png")
+    assert (code, found["log"]) == (3, "fails")
+
+
+def test_another_log_of_the_same_key_says_nothing_of_a_picture(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two projects, each with its log: neither is the other, changed. The key may change meanwhile; the logs stay what they are."""
+    make(marked_pipeline, tmp_path / "a.png")
+    with monkeypatch.context() as patch:
+        patch.setenv("LIENZO_LOG", str(tmp_path / "project.db"))
+        project = Pipeline(marked_pipeline.bundle, Settings.read(mark="full"))
+        for seed in (8, 9):
+            make(project, tmp_path / f"{seed}.png", "a blue star", seed=seed)
+        other = house(project.settings).notary.log.origin
+    own = house(marked_pipeline.settings).notary.log.origin
+    assert own != other
+    Keystore().rotate("log")
+    for seed in (1, 2, 3):  # the own log is longer than the other was
+        make(marked_pipeline, tmp_path / f"own{seed}.png", seed=seed)
+    assert house(marked_pipeline.settings).notary.log.origin == own
+    code, found = states(tmp_path / "9.png")  # compared with the own log
+    assert (code, found["log"]) == (0, "holds"), "by the proof that it carries"
+    monkeypatch.setenv("LIENZO_LOG", str(tmp_path / "project.db"))
+    assert states(tmp_path / "9.png")[1]["log"] == "holds"
+    assert states(tmp_path / "a.png")[0] == 0
+
+
+def replace_log(home: Path, by: Path) -> None:
     for file in home.glob("log.db*"):
         file.unlink()
+    by.rename(home / "log.db")
     house.__globals__["_house"].cache_clear()
-    make(Pipeline(marked_pipeline.bundle, Settings.read(mark="full")), tmp_path / "b.png", "a blue star", seed=9)
-    code, found = states(path)
-    assert (code, found["log"]) == (3, "fails")
+
+
+def test_who_keeps_a_log_makes_nobody_elses_pictures(
+    marked_pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who checks trusts Ana's keys and Max's log key; Max logs a picture of his own as one of Ana's."""
+    result = make(marked_pipeline, tmp_path / "real.png")
+    Image.open(tmp_path / "real.png").convert("RGB").save(tmp_path / "bare.png")
+    ana = run("keys", "export", "--name", "Ana")[1]
+    real = result.signed.entry
+    ana_key = real.key
+
+    monkeypatch.setenv("LIENZO_HOME", str(tmp_path / "max"))
+    fake = Image.new("RGB", (256, 256), "white")
+    ImageDraw.Draw(fake).text((20, 100), "Ana never made this", (0, 0, 0), font_size=20)
+    fake = mark(fake, 0x123456789ABC, b"x" * 32)
+    fake.save(tmp_path / "fake.png")
+    told = {
+        "id": "123456789abc", "key": ana_key, "picture": InputImage.of(fake).sha256, "perceptual": perceptual_hash(fake),
+    }  # fmt: skip
+    mine = Keystore().signer("receipts")
+    said = Said(**real.model_copy(update=told).model_dump(exclude={"signature"}))
+    forged = [
+        Entry(**said.model_dump(), signature=real.signature),
+        Entry(**said.model_dump(), signature=encode64(mine.sign(said.message))),
+        Entry(**said.model_dump(), signature="%%"),
+    ]
+    assert not any(one.signed_by(result.signed.public) for one in forged[:2])
+    with Log.open(tmp_path / "max.db", signer=Keystore().signer("log")) as log:
+        for one in forged:
+            log.append(one.canonical, one.id)
+        log.append(real.canonical, real.id)  # that, he may
+        log.append(real.canonical, "123456789abc")
+        for record in (real.id, "123456789abc"):
+            log.append(b"no record at all", record)
+        write_export(log, tmp_path / "max.jsonl")
+    kept = json.loads(run("keys", "export", "--name", "Max")[1])
+    kept["keys"] = [key for key in kept["keys"] if key["purpose"] == "log"]
+
+    monkeypatch.setenv("LIENZO_HOME", str(tmp_path / "checker"))
+    for name, text in (("ana", ana), ("max", json.dumps(kept))):
+        (tmp_path / f"{name}.json").write_text(text, encoding="utf-8")
+        assert run("keys", "trust", tmp_path / f"{name}.json")[0] == 0
+    code, found = states(tmp_path / "fake.png", "--log", tmp_path / "max.jsonl")
+    assert (code, found["log"], found["pixels"]) == (1, "unknown", "absent")
+    told_of_real = json.loads(run("verify", tmp_path / "bare.png", "--log", tmp_path / "max.jsonl", "--json")[1])
+    assert told_of_real["outcome"] == "proved" and f"signed by Ana (key {ana_key[:16]})" in told_of_real["says"]
 
 
 def test_an_older_export_says_nothing_about_a_younger_picture(marked_pipeline: Pipeline, tmp_path: Path) -> None:
@@ -567,7 +647,7 @@ def test_a_key_signs_for_its_purpose_alone(marked_pipeline: Pipeline, tmp_path: 
     forged = replace(found, document={"receipt": SignedReceipt.sign(receipt, log_key).document})
     layers = {one.name: one for one in verify(forged, Sources(keys=Keystore().keys())).layers}
     assert layers["receipt"].state == "unknown" and "not trusted here" in layers["receipt"].says
-    assert {key.id for key in log_keys(own=False)} == {log_key.public.id}
+    assert {key.id for key in Keystore().log_keys()} == {log_key.public.id}
 
 
 def test_a_revealed_prompt_is_the_pictures_or_is_not(marked_pipeline: Pipeline, tmp_path: Path) -> None:
@@ -647,7 +727,7 @@ def test_private_needs_a_mark() -> None:
     [
         ("[pictures]\nmark = 'fully'\n", "full"),
         ("[pictures]\nmarks = 'full'\n", "unknown key 'marks'"),
-        ("[picture]\n", "expected one table"),
+        ("[picture]\n", "got picture; expected the tables"),
         ("mark", "no TOML"),
     ],
 )

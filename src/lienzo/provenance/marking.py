@@ -38,7 +38,6 @@ from lienzo.provenance.receipt import (
     commit_prompt,
     commit_request,
     commit_unmarked,
-    entry,
     new_salt,
     parents,
     record_id,
@@ -158,7 +157,7 @@ class Notary:
         signed = SignedReceipt.sign(receipt, self.keys.signer("receipts"))
         proof = None
         if whole:
-            index = self._with_log(lambda log: log.append(entry(signed), receipt.id))
+            index = self._with_log(lambda log: log.append(signed.entry.canonical, receipt.id))
             proof = self._with_log(lambda log: log.proof(index))
         return Marked(
             request=result.request,
