@@ -98,10 +98,10 @@ def _is_it(path: Path, bundle: Bundle, request: Request) -> bool:
     weight = next(bundle.unet.parameters())
     return (
         record.request_digest, record.weights.digest, list(map(dict, used)), record.settings, record.dtype, record.device, record.software.torch,
-        record.picture.sha256,
+        record.given, record.picture.sha256,
     ) == (
         request.digest, bundle.digest, _used(bundle), bundle.settings_digest, str(weight.dtype).removeprefix("torch."),
-        weight.device.type, torch.__version__, picture.sha256,
+        weight.device.type, torch.__version__, None, picture.sha256,
     )  # fmt: skip
 
 

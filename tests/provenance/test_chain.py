@@ -14,9 +14,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ from lienzo import Pipeline, Request, read, save
 from lienzo.cli import lienzo
 from lienzo.errors import BlockedError, ConfigError, LienzoError, LogError, MetadataError, ReceiptError, SafetyError
 from lienzo.gallery import fill
-from lienzo.pipeline.generate import finished
+from lienzo.pipeline.generate import finished, generate
 from lienzo.pipeline.request import InputImage
 from lienzo.provenance import credentials
 from lienzo.provenance.certificates import anchors, issuer
@@ -512,6 +514,12 @@ def test_only_the_own_log_is_opened_as_a_database(
     assert evil.read_bytes() == before and not list(tmp_path.glob("log.db-*"))
     monkeypatch.delenv("LIENZO_LOG")
     assert states(path, "--log", home / "log.db")[1]["log"] == "holds"
+    for url in (f"sqlite:///{evil}", f"file:{evil}?mode=ro://", f"sqlite+pysqlite:///{evil}", "http://[::1]/"):
+        done = CliRunner().invoke(lienzo, ["verify", str(path), "--log", url])
+        assert done.exit_code == 2 and "neither your own log's" in done.stderr
+    assert evil.read_bytes() == before and not list(tmp_path.glob("log.db-*"))
+    monkeypatch.setenv("LIENZO_LOG", f"sqlite:///{home / 'log.db'}")  # one's own may have any form
+    assert states(path)[1]["log"] == states(path, "--log", f"sqlite:///{home / 'log.db'}")[1]["log"] == "holds"
 
 
 def test_the_same_request_gives_the_same_marked_picture(marked_pipeline: Pipeline) -> None:
@@ -706,12 +714,64 @@ def test_a_check_that_fails_returns_no_picture(marked_pipeline: Pipeline, home: 
     assert not (home / "log.db").exists()
 
 
+@pytest.mark.parametrize("what", ["latents", "generators", "steps"])
+def test_what_was_given_beside_the_request_is_told(marked_pipeline: Pipeline, tmp_path: Path, what: str) -> None:
+    """A receipt does not say that another picture came of the request; nor is that picture taken for one that was changed."""
+    rules, path = House(Settings.read(mark="full")), tmp_path / "a.png"
+    request = Request("a red circle", seed=1, steps=2)
+    latents = marked_pipeline(Request("a blue square on a black background", seed=5, steps=2)).latents[None]
+    options: dict[str, Any] = {
+        "latents": {"latents": latents}, "generators": {"generators": [torch.Generator().manual_seed(2)]}, "steps": {},
+    }[what]  # fmt: skip
+    run_ = rules.make(marked_pipeline.bundle, request, **options)
+    sent: torch.Tensor | None = None
+    while True:
+        try:
+            step = run_.send(sent)
+        except StopIteration as stopped:
+            (result,) = stopped.value
+            break
+        sent = latents.clone() if what == "steps" else None
+        step.x.zero_()  # a copy
+    save(result, path)
+    assert result.signed.receipt.given == read(path).given == (what,)
+    code, output = run("verify", path, "--json", "--regenerate")
+    layers = {layer["name"]: layer for layer in json.loads(output)["layers"]}
+    assert (code, layers["receipt"]["state"], layers["regeneration"]["state"]) == (0, "holds", "unknown")
+    for name in ("receipt", "regeneration"):
+        assert "not repeatable from its request alone" in layers[name]["says"] and what in layers[name]["says"]
+    assert "not repeatable from its request alone" in run("inspect", path)[1]
+    done = CliRunner().invoke(lienzo, ["generate", "--from", str(path), "--out", str(tmp_path / "b.png")])
+    assert done.exit_code == 0 and "was not made from its request alone" in done.stderr
+    assert read(tmp_path / "b.png").given is None
+
+
+def test_generators_of_the_seeds_are_nothing_beside_the_request(marked_pipeline: Pipeline) -> None:
+    requests = [Request("a red circle", seed=seed, steps=1) for seed in (1, 2)]
+    bundle, own = marked_pipeline.bundle, [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    assert [one.given for one in finished(generate(bundle, requests, generators=own))] == [(), ()]
+    shared = [torch.Generator().manual_seed(1)] * 2
+    mixed = [requests[0], requests[1].replace(seed=1, steps=2)]
+    assert [one.given for one in finished(generate(bundle, mixed, generators=shared))] == [("generators",)] * 2
+
+
+def test_another_watermark_key_is_told_when_a_picture_is_made_again(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    make(marked_pipeline, tmp_path / "a.png")
+    options = ["generate", "--from", str(tmp_path / "a.png"), "--mark", "full", "--out"]
+    same = CliRunner().invoke(lienzo, [*options, str(tmp_path / "b.png")])
+    Keystore().rotate("watermark")
+    other = CliRunner().invoke(lienzo, [*options, str(tmp_path / "c.png")])
+    assert (same.exit_code, other.exit_code) == (0, 0)
+    assert "a watermark of another key" in other.stderr and "a watermark of another key" not in same.stderr
+
+
 def test_a_mark_in_the_initial_noise_is_another_picture_that_comes_again(
     marked_pipeline: Pipeline, tmp_path: Path
 ) -> None:
     pipeline = Pipeline(marked_pipeline.bundle, Settings.read(mark="latent"))
     result = make(pipeline, tmp_path / "a.png")
     assert result.signed.receipt.marks == ("credentials", "watermark", "log", "latent")
+    assert result.signed.receipt.given == ()
     assert not result.pixels.equal(make(marked_pipeline, tmp_path / "b.png").pixels)
     code, found = states(tmp_path / "a.png", "--regenerate")
     assert (code, found["regeneration"]) == (0, "holds")
@@ -766,6 +826,19 @@ def test_no_changed_receipt_is_accepted(signed: SignedReceipt, data: st.DataObje
     except ReceiptError:
         return
     assert not held or changed == signed
+
+
+@pytest.mark.parametrize("part", ["weights", "software", "adapters", "embeddings"])
+def test_a_receipt_with_anything_unknown_in_it_is_refused(signed: SignedReceipt, part: str) -> None:
+    document, more = signed.document, {"approved_by": "the queen"}
+    rows = {
+        "adapters": {"name": "a", "digest": "0" * 64, "unet": 1.0, "text_encoder": 1.0},
+        "embeddings": {"token": "a", "digest": "0" * 64},
+    }
+    receipt = document["receipt"]
+    receipt[part] = [rows[part] | more] if part in rows else receipt[part] | more
+    with pytest.raises(ReceiptError, match="approved_by"):
+        SignedReceipt.read(document)
 
 
 @pytest.fixture(scope="module")

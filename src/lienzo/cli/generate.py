@@ -308,10 +308,20 @@ class _Job:
         if old is None:
             return
         of = attrgetter("request_digest", "weights.digest", "settings", "adapters", "embeddings")
-        if of(made) == of(old) and made.model_made != old.model_made:
+        if of(made) == of(old) and old.given is not None:
+            yield (
+                f"the recorded picture was not made from its request alone: its maker gave {' and '.join(old.given)} "
+                "besides. This is what the request alone gives"
+            )
+        elif of(made) == of(old) and made.model_made != old.model_made:
             yield (
                 f"the pixels differ from the recorded ones, which were made with {_means(old)}; this is {_means(made)}, or another "
                 "kind of processor"
+            )
+        elif of(made) == of(old) and made.unmarked and old.unmarked and made.picture.sha256 != old.picture.sha256:
+            yield (
+                "the picture below the marks is as recorded, what is marked in it is not: a watermark of another key (another "
+                "machine's, or it was changed since), of another tenant or form, or another label"
             )
 
 

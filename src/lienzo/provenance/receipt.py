@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from lienzo.errors import KeystoreError, ReceiptError
+from lienzo.pipeline.generate import Given
 from lienzo.pipeline.request import Request
 from lienzo.provenance.encoding import decode64, encode64
 from lienzo.provenance.keys import PublicKey, Signer
@@ -100,6 +101,8 @@ class Receipt(_Frozen):
         unmarked: SHA-256 of the pixels before any mark, as the model made them; of a private picture a salted commitment to it.
         perceptual: `lienzo.provenance.perceptual.perceptual_hash` of the finished picture.
         parents: pictures that went in.
+        given: what else the caller gave (`lienzo.pipeline.generate.Given`): where there is anything, the picture does not come
+            again from its request alone.
         safety: what was checked, and what came of it.
         credentials: id of the key that signs the credentials, so that nobody else can put the receipt into theirs.
         simulation: what a visible label in the picture says; None: there is none.
@@ -124,6 +127,7 @@ class Receipt(_Frozen):
     unmarked: Sha256
     perceptual: str = Field(pattern="^[0-9a-f]{16}$")
     parents: tuple[Parent, ...] = Field(default=(), max_length=10)
+    given: tuple[Given, ...] = ()
     safety: Safety
     marks: tuple[Layer, ...]
     credentials: Sha256

@@ -23,7 +23,7 @@ from lienzo.provenance.examine import Evidence
 from lienzo.provenance.keys import KnownKey, PublicKey
 from lienzo.provenance.log import LogProof, verify_proof
 from lienzo.provenance.perceptual import NEAR, distance, perceptual_hash
-from lienzo.provenance.receipt import Entry, SignedReceipt, opens
+from lienzo.provenance.receipt import Entry, Receipt, SignedReceipt, opens
 
 State = Literal["holds", "fails", "absent", "unknown"]
 Outcome = Literal["proved", "not proved", "tampered"]
@@ -225,7 +225,7 @@ def _receipt(found: Evidence, keys: Sequence[KnownKey]) -> tuple[SignedReceipt |
     if found.key_id != signed.receipt.credentials:
         return None, Layer(name, "fails", "The receipt is of another file: it names another key for the credentials.")
     known = next((key for key in keys if key.public == signed.public and key.purpose == "receipts"), None)
-    made = f"made {signed.receipt.made} with {signed.receipt.weights.name}"
+    made = f"made {signed.receipt.made} with {signed.receipt.weights.name}{_beside(signed.receipt)}"
     if known is None:
         return signed, Layer(
             name,
@@ -240,6 +240,11 @@ def _receipt(found: Evidence, keys: Sequence[KnownKey]) -> tuple[SignedReceipt |
             f"Signed by {who}, with a key that was revoked {known.revoked.time}: {known.revoked.reason}",
         )
     return signed, Layer(name, "holds", f"Signed by {who}: {made}.")
+
+
+def _beside(receipt: Receipt) -> str:
+    """What to say where the request is not all that went in."""
+    return f", not repeatable from its request alone ({', '.join(receipt.given)} given)" if receipt.given else ""
 
 
 def _name(key: KnownKey) -> str:
@@ -442,6 +447,12 @@ def _regenerated(signed: SignedReceipt | None, again: Callable[[SignedReceipt], 
         return Layer(name, "unknown", "Not made again (--regenerate).")
     if signed is None:
         return Layer(name, "unknown", "No receipt to compare a picture made again with.")
+    if signed.receipt.given:
+        return Layer(
+            name,
+            "unknown",
+            f"It is not repeatable from its request alone: its maker gave {' and '.join(signed.receipt.given)} besides.",
+        )
     try:
         digest = again(signed)
     except LienzoError as error:
