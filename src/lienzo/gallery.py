@@ -65,7 +65,7 @@ def fill(
         )
     complete = [resolve(bundle, request) for request in requests]
     # what is judged are the model's own pixels, so nothing is marked in them; each file is signed nevertheless
-    unmarked = Settings.read(mark="off" if rules.mark == "off" else "credentials")
+    unmarked = Settings.signed_only()
     home = folder / "-".join([bundle.digest[:12], bundle.settings_digest[:8], *_adapters(bundle)])
     try:
         home.mkdir(parents=True, exist_ok=True)

@@ -172,6 +172,27 @@ class Notary:
             sign=partial(self._sign, by),
         )
 
+    def sign_sheet(self, image: Image.Image, title: str) -> bytes:
+        """A PNG that is put together of generated pictures, with Content Credentials that say so; where nothing is marked,
+        without. There is no request that gives it, so it has no receipt.
+
+        Raises:
+            LienzoError: it cannot be signed.
+        """
+        if self.settings.mark == "off":
+            return png(image)
+        signed = add(
+            png(image),
+            "PNG",
+            issuer=issuer(self.keys),
+            title=title,
+            authority=configured(),
+            trust_anchors=anchors(self.keys),
+        )
+        for warning in signed.warnings:
+            warnings.warn(warning, stacklevel=2)
+        return signed.data
+
     @property
     def log(self) -> "Log":
         """The log that pictures are entered in, with the key that signs it now: another process may have changed or revoked it.
