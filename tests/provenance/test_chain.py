@@ -25,7 +25,6 @@ from PIL import Image, ImageDraw
 import checkers
 from lienzo import Pipeline, Request, read, save
 from lienzo.cli import lienzo
-from lienzo.cli.log import log_keys
 from lienzo.errors import BlockedError, ConfigError, LienzoError, LogError, MetadataError, ReceiptError, SafetyError
 from lienzo.gallery import fill
 from lienzo.pipeline.generate import finished
@@ -567,7 +566,7 @@ def test_a_key_signs_for_its_purpose_alone(marked_pipeline: Pipeline, tmp_path: 
     forged = replace(found, document={"receipt": SignedReceipt.sign(receipt, log_key).document})
     layers = {one.name: one for one in verify(forged, Sources(keys=Keystore().keys())).layers}
     assert layers["receipt"].state == "unknown" and "not trusted here" in layers["receipt"].says
-    assert {key.id for key in log_keys(own=False)} == {log_key.public.id}
+    assert {key.id for key in Keystore().log_keys()} == {log_key.public.id}
 
 
 def test_a_revealed_prompt_is_the_pictures_or_is_not(marked_pipeline: Pipeline, tmp_path: Path) -> None:

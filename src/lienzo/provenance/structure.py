@@ -62,7 +62,7 @@ class Structure:
     store: bytes = b""
 
 
-class _Flaw(Exception):
+class _FlawError(Exception):
     """What breaks the rules, in words."""
 
 
@@ -72,7 +72,7 @@ def structure(data: bytes) -> Structure:
     kind = kind_of_data(data)
     try:
         return readers[kind](data) if kind is not None else Structure(flaw="it is no PNG, JPEG or WebP")
-    except _Flaw as flaw:
+    except _FlawError as flaw:
         return Structure(flaw=str(flaw))
 
 
@@ -209,12 +209,12 @@ def _webp(data: bytes) -> Structure:
     if b"C2PA" not in found:
         return Structure(views=tuple(views))
     begin, end = found[b"C2PA"]
-    return Structure(views=tuple(views), place=(begin, len(data)), store=data[begin + 8 : end])
+    return Structure(views=tuple(views), place=(begin, end), store=data[begin + 8 : end])
 
 
 def _must(holds: bool, flaw: str) -> None:
     if not holds:
-        raise _Flaw(flaw)
+        raise _FlawError(flaw)
 
 
 def _hex(markers: tuple[int, ...] | list[int]) -> str:

@@ -191,7 +191,9 @@ def _credentials(found: Evidence) -> Layer:
             return Layer("credentials", "holds", f"Content Credentials over exactly this file, signed by {who}.")
         case "Valid" if any(failure.startswith(STRUCTURE) for failure in found.failures):
             return Layer(
-                "credentials", "unknown", f"Content Credentials of a file that programs may read differently: {failures}."
+                "credentials",
+                "unknown",
+                f"Content Credentials of a file that programs may read differently: {failures}.",
             )
         case "Valid":
             return Layer(

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, UploadFile
 from pydantic import BaseModel, Field
 
 from lienzo.errors import BusyError
-from lienzo.images import open_image
-from lienzo.provenance.detect import detect, shipped_calibration
+from lienzo.provenance.detect import MOST_PIXELS, detect, shipped_calibration
+from lienzo.provenance.examine import see
 from lienzo.provenance.judging import judge
 from lienzo.provenance.keys import Keystore
 from lienzo.provenance.watermark import find
@@ -82,7 +82,7 @@ def detect_picture(at: At, caller: Anyone, picture: UploadFile) -> FindingDocume
     with _Turn():
         bundle = _model(source)
         mark = partial(find, keys=Keystore().secrets("watermark"))
-        image = open_image(picture.file.read(), "the picture", formats=("PNG", "JPEG", "WEBP"))
+        image = see(picture.file.read(), most=MOST_PIXELS)
         finding = detect(image, bundle, shipped_calibration(bundle), find_mark=mark)
     metrics.VERDICTS.labels("detect", finding.verdict).inc()
     return FindingDocument(
