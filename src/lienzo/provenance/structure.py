@@ -200,8 +200,8 @@ def _webp(data: bytes) -> Structure:
             views.append("it has transparency")
         if extended:
             canvas = data[found[b"VP8X"][0] + 8 : found[b"VP8X"][1]]
-            size = (bits & 0x3FFF).to_bytes(3, "little") + (bits >> 14 & 0x3FFF).to_bytes(3, "little")
-            _must(len(canvas) == 10 and canvas[4:] == size, "its canvas is not of the picture's size")
+            sides = (bits & 0x3FFF).to_bytes(3, "little") + (bits >> 14 & 0x3FFF).to_bytes(3, "little")
+            _must(len(canvas) == 10 and canvas[4:] == sides, "its canvas is not of the picture's size")
             if canvas[0] & 0x02:
                 views.append("it says that it is animated")
     else:
