@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,17 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from forging import chunk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFilter, PngImagePlugin
 
 import checkers
 from lienzo import Pipeline, Request, read, save
 from lienzo.cli import lienzo
 from lienzo.errors import BlockedError, ConfigError, LienzoError, LogError, MetadataError, ReceiptError, SafetyError
 from lienzo.gallery import fill
+from lienzo.images import png
 from lienzo.pipeline.generate import finished, generate
 from lienzo.pipeline.request import InputImage
 from lienzo.provenance import credentials
@@ -140,6 +143,56 @@ def test_what_is_seen_is_what_is_verified(marked_pipeline: Pipeline, tmp_path: P
     for name in ("clear.png", "turned.png"):
         code, found = states(tmp_path / name)
         assert code == 1 and found["pixels"] != "holds", name
+    # to lienzo the recorded pixels, to others another picture: it says so
+    bare = png(image)
+    brighter = bare[:33] + chunk(b"gAMA", struct.pack(">I", 1_000_000)) + bare[33:]
+    tables = chunk(b"acTL", struct.pack(">II", 1, 0)) + chunk(
+        b"acTL", struct.pack(">II", 0, 0)
+    )  # PIL gives up, browsers play
+    frame = chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, *image.size, 0, 0, 1, 1, 0, 0))
+    pixels = next(body for kind, body in chunks(png(other)) if kind == b"IDAT")
+    moving = bare[:33] + tables + bare[33:-12] + frame + chunk(b"fdAT", bytes(3) + b"\1" + pixels) + bare[-12:]
+    for data in (brighter, moving):
+        (tmp_path / "forged.png").write_bytes(data)
+        code, output = run("verify", tmp_path / "forged.png", "--json")
+        (layer,) = [one for one in json.loads(output)["layers"] if one["name"] == "pixels"]
+        assert code == 1 and layer["state"] == "unknown" and "other programs may show another picture" in layer["says"]
+
+
+def test_transparency_over_another_ground_is_another_picture(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    """Laid over white, every pixel is the recorded one; over black, a corner is dark."""
+    make(marked_pipeline, tmp_path / "a.png")
+    seen = Image.open(tmp_path / "a.png").convert("RGB")
+    corner = seen.crop((0, 0, 1, 1))
+    alphas = range(255 - min(corner.getpixel((0, 0))), 256)  # type: ignore[arg-type, type-var]
+    for alpha in alphas:  # the clearest one that gives this very colour over white
+        colour = [round(255 - (255 - level) * 255 / max(alpha, 1)) for level in corner.getpixel((0, 0))]  # type: ignore[union-attr]
+        clear = Image.new("RGBA", (1, 1), (*colour, alpha))
+        if (
+            Image.alpha_composite(Image.new("RGBA", (1, 1), "white"), clear).convert("RGB").tobytes()
+            == corner.tobytes()
+        ):
+            break
+    assert alpha < 255
+    forged = seen.convert("RGBA")
+    forged.paste(clear, (0, 0))
+    forged.save(tmp_path / "b.png")
+    assert "other programs may show another picture" in run("verify", tmp_path / "b.png")[1]
+    assert states(tmp_path / "b.png")[0] == 1
+
+
+def test_a_picture_of_another_size_or_without_its_mark_is_told(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    """As if somebody had found a way around the file's structure."""
+    make(marked_pipeline, tmp_path / "a.jpg")
+    store = Keystore()
+    found = examine((tmp_path / "a.jpg").read_bytes(), trust_anchors=anchors())
+    judged = partial(verify, sources=Sources(keys=store.keys(), watermark_keys=store.secrets("watermark")))
+    assert judged(found).says == "This very file is as it was signed, by a key that you trust."
+    blurred = judged(replace(found, image=found.image.filter(ImageFilter.GaussianBlur(3))))
+    assert blurred.outcome == "proved" and "a watermark, but none is found" in blurred.says
+    larger = judged(replace(found, image=found.image.resize((192, 192))))
+    assert larger.outcome == "tampered"
+    assert {one.name: one.state for one in larger.layers}["pixels"] == "fails"
 
 
 def test_a_pixel_edited_under_the_credentials_is_caught(marked_pipeline: Pipeline, tmp_path: Path) -> None:

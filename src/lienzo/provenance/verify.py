@@ -4,7 +4,8 @@ Each layer says that it holds, that it fails (it is there, and contradicts the p
 that it cannot be judged here (for want of a key, a log or a model). Together:
 
 * proved: a trusted signature over exactly this file; or, of a file without a receipt, exactly the pixels of a record that
-  is proved to be in a log and was signed with a trusted receipts key: a log's keeper vouches for nobody's pictures;
+  is proved to be in a log and was signed with a trusted receipts key (a log's keeper vouches for
+  nobody's pictures), in a file that every program shows alike (`lienzo.provenance.structure`);
 * tampered: some layer fails;
 * not proved: neither. A watermark that leads to a logged record of a picture that looks like this one is told, and is a
   reason to ask for the original; it is no proof, as whoever has one marked picture can copy its mark into another that is
@@ -19,6 +20,7 @@ from PIL import Image
 
 from lienzo.errors import InputError, LienzoError, ProofError, ReceiptError, UnknownKeyError
 from lienzo.pipeline.request import InputImage, Request
+from lienzo.provenance.credentials import STRUCTURE
 from lienzo.provenance.examine import Evidence
 from lienzo.provenance.keys import KnownKey, PublicKey
 from lienzo.provenance.log import LogProof, verify_proof
@@ -29,6 +31,7 @@ State = Literal["holds", "fails", "absent", "unknown"]
 Outcome = Literal["proved", "not proved", "tampered"]
 _OF_SIGNER: Final = ("signingCredential.", "claimSignature.outsideValidity", "timeStamp.")
 """C2PA's codes (specification 2.2, section 15.2)."""
+_MISSING: Final = "The receipt says that there is a watermark, but none is found: compare it with another copy."
 EXIT: Final[dict[Outcome, int]] = {"proved": 0, "not proved": 1, "tampered": 3}
 
 
@@ -168,7 +171,8 @@ def _together(states: Mapping[str, State], layers: Iterable[Layer], whose: str) 
     if states["prompt"] == "fails":
         return "not proved", "What was revealed is another picture's, or of another making of it."
     if states["credentials"] == states["receipt"] == "holds":
-        return "proved", "This very file is as it was signed, by a key that you trust."
+        says = "This very file is as it was signed, by a key that you trust."
+        return "proved", f"{says} {_MISSING}" if any(layer.says == _MISSING for layer in layers) else says
     # a receipt that is not trusted, or not any more, is no reason to trust the rest
     if states["receipt"] == "absent" and states["pixels"] == states["log"] == "holds":
         return (
@@ -198,6 +202,12 @@ def _credentials(found: Evidence) -> Layer:
     match found.credentials:
         case "Trusted":
             return Layer("credentials", "holds", f"Content Credentials over exactly this file, signed by {who}.")
+        case "Valid" if any(failure.startswith(STRUCTURE) for failure in found.failures):
+            return Layer(
+                "credentials",
+                "unknown",
+                f"Content Credentials of a file that programs may read differently: {failures}.",
+            )
         case "Valid":
             return Layer(
                 "credentials", "unknown", f"Content Credentials over exactly this file, but by a stranger: {who}."
@@ -262,7 +272,15 @@ def _pixels(found: Evidence, signed: SignedReceipt | None, held: Sequence[Held])
     recorded = {one.entry.picture for one in held} if signed is None else {signed.receipt.picture.sha256}
     if not recorded:
         return Layer("pixels", "absent", "No record to compare the pixels with.")
+    if signed is not None and found.image.size != (signed.receipt.picture.width, signed.receipt.picture.height):
+        return Layer("pixels", "fails", "The picture is not of the size that the receipt is about.")
     if InputImage.of(found.image).sha256 in recorded:
+        # whose credentials are trusted wrote the whole file, and meant it so
+        if found.doubts and found.credentials != "Trusted":
+            return Layer(
+                "pixels", "unknown",
+                f"Every pixel is as recorded to lienzo, but other programs may show another picture: {'; '.join(found.doubts)}.",
+            )  # fmt: skip
         return Layer("pixels", "holds", "Every pixel is as recorded.")
     if signed is not None and found.lossless:
         return Layer("pixels", "fails", "The pixels are not those that the receipt is about.")
@@ -283,7 +301,7 @@ def _watermark(image: Image.Image, signed: SignedReceipt | None, keys: Sequence[
     mark = find(image, keys)
     if mark is None:
         if signed is not None and "watermark" in signed.receipt.marks:
-            return Layer(name, "unknown", "The receipt says that there is a watermark, but none is found."), None
+            return Layer(name, "unknown", _MISSING), None
         return Layer(name, "absent", "No watermark is found."), None
     record = f"{mark.record_id:012x}"
     if signed is not None and signed.receipt.id != record:
