@@ -57,7 +57,12 @@ def first_seed(n: int) -> int:
 
 
 def submit(desk: Desk, caller: Caller, requests: Sequence[Request], **how: Any) -> list[Job]:
-    """All or none into the queue; see `Desk.submit`."""
+    """All or none into the queue; see `Desk.submit`. Whoever asks here gets the pictures too.
+
+    Raises:
+        ForbiddenError: a caller who may see no pictures.
+    """
+    caller.require("images:read")
     jobs: list[Job] = []
     try:
         for request in requests:
