@@ -177,9 +177,12 @@ def _together(states: Mapping[str, State], layers: Iterable[Layer], whose: str) 
     if states["receipt"] == "absent" and states["pixels"] == states["log"] == "holds":
         return (
             "proved",
-            f"Every pixel is that of a picture whose record, signed by {whose}, is proved to be in the log. Its file is another one.",
+            f"Every pixel is that of a picture whose record, signed by {whose}, is proved to be in the log. Its file is another one: "
+            "what else is in it, such as text about how it was made, nobody signed.",
         )
-    if states["receipt"] == "absent" and states["watermark"] == states["log"] == states["likeness"] == "holds":
+    # whoever has not the mark's key cannot tell whose mark it is, but sees where it leads
+    leads = states["watermark"] in ("holds", "unknown") and states["log"] == states["likeness"] == "holds"
+    if states["receipt"] == "absent" and leads:
         return "not proved", (
             f"Its watermark leads to a record, signed by {whose}, that is proved to be in the log, of a picture that looks like this "
             "one. Marks can be "

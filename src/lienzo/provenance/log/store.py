@@ -384,7 +384,8 @@ class Log:
         except SQLAlchemyError as error:
             if "malformed" in str(error):  # SQLite's word for a damaged file
                 raise ProofError(
-                    f"{self.where}: the database's file is damaged, or was changed with other tools."
+                    f"{self.where}: the database's file is damaged, or was changed with other tools. "
+                    "Put a copy from before in its place, or move it away to begin another log."
                 ) from None
             raise LogError(f"{self.where}: {_reason(error)}") from None
 
