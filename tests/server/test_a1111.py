@@ -113,6 +113,13 @@ def test_a_picture_to_start_from(client: webuiapi.WebUIApi, served: Served) -> N
     assert made.parameters.keys().isdisjoint({"init_images", "mask"})
 
 
+def test_a_mask_as_clients_send_it_by_default(client: webuiapi.WebUIApi) -> None:
+    left = Image.new("L", (64, 64), 255)
+    made = client.img2img(images=[Image.new("RGB", (64, 64), "navy")], mask_image=left, **QUICK)
+    assert made.image.size == (64, 64)
+    assert [warning.split(":")[0] for warning in made.info["warnings"]] == ["inpainting_fill", "inpaint_full_res"]
+
+
 @pytest.mark.parametrize("inverted", [0, 1])
 def test_a_mask(client: webuiapi.WebUIApi, served: Served, inverted: int) -> None:
     """White where to paint anew, or inverted; without blur it is split at one half, with it the edge is soft."""
@@ -168,8 +175,7 @@ def test_what_cannot_be_done_is_said(served: Served, fields: dict[str, object], 
         ({"init_images": ["AAAA"]}, "not a picture"),
         ({"init_images": ["AAAA", "AAAA"]}, "init_images"),
         ({"init_images": ["AAAA"], "resize_mode": 1}, "resize_mode: got '1'"),
-        ({"init_images": ["AAAA"], "mask": "AAAA", "inpaint_full_res": True}, "inpaint_full_res: got 'True'"),
-        ({"init_images": ["AAAA"], "mask": "AAAA", "inpainting_fill": 0}, "inpainting_fill: got '0'"),
+        ({"init_images": ["AAAA"], "mask": "AAAA", "inpainting_fill": 2}, "inpainting_fill: got '2'"),
     ],
 )
 def test_pictures_that_cannot_be_started_from(served: Served, fields: dict[str, object], says: str) -> None:

@@ -60,10 +60,10 @@ HARMLESS: Final[Mapping[str, Harmless]] = {
     "firstpass_image": ((), "Send it to img2img."),
 }
 MASKED: Final[Mapping[str, Harmless]] = {
-    "inpainting_fill": ((1,), "What is masked starts as it is in the picture."),
-    "inpaint_full_res": ((False,), "The whole picture is made, not a part of it in another size."),
+    "inpainting_fill": ((1, 0), "What is masked starts as it is in the picture."),
+    "inpaint_full_res": ((False, True, 0, 1), "The whole picture is made, not a part of it in another size."),
 }
-"""Where there is a mask. Their defaults in that program are others, but are meant only by who sends them."""
+"""Where there is a mask. Clients send that program's defaults, 0 and true, without being asked to: those are told in `info`."""
 WITHOUT_EFFECT: Final = (
     "hr_scale", "hr_upscaler", "hr_second_pass_steps", "hr_resize_x", "hr_resize_y", "hr_checkpoint_name",
     "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt", "firstphase_width", "firstphase_height",
@@ -358,9 +358,17 @@ def _text(job: Job, request: Request) -> str:
 
 
 def _unread(asked: Txt2Img) -> list[str]:
+    """What was sent and is done in another way than that program does."""
+    told, given = list[str](), asked.model_extra or {}
+    if isinstance(asked, Img2Img) and asked.mask is not None:
+        meant = {
+            "inpainting_fill": given.get("inpainting_fill") == 0,
+            "inpaint_full_res": bool(given.get("inpaint_full_res")),
+        }
+        told += [f"{name}: {MASKED[name][1]}" for name, other in meant.items() if other]
     if re.search(r"[()\[\]]|\bAND\b|\bBREAK\b", LORA.sub("", f"{asked.prompt} {asked.negative_prompt}")):
-        return ["Brackets, AND and BREAK do nothing special in a prompt here; they are read as they stand."]
-    return []
+        told.append("Brackets, AND and BREAK do nothing special in a prompt here; they are read as they stand.")
+    return told
 
 
 @router.post("/png-info")
