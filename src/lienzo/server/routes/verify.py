@@ -17,6 +17,7 @@ from lienzo.provenance.watermark import find
 from lienzo.server import metrics
 from lienzo.server.desk import At, allowed
 from lienzo.server.gate import Caller
+from lienzo.server.settings import Service
 from lienzo.weights import load
 
 if TYPE_CHECKING:
@@ -67,22 +68,40 @@ class _Turn:
 
 
 @router.post("/verify")
-def verify_picture(at: At, caller: Anyone, picture: UploadFile) -> VerdictDocument:
+def verify_picture(caller: Anyone, picture: UploadFile) -> VerdictDocument:
     """What a PNG, JPEG or WebP proves, layer by layer; see docs/howto/verify.md."""
-    with _Turn():
-        verdict = judge(picture.file.read())
-    metrics.VERDICTS.labels("verify", verdict.outcome).inc()
-    return VerdictDocument.model_validate(verdict.document)
+    return verified(picture.file.read())
 
 
 @router.post("/detect")
 def detect_picture(at: At, caller: Anyone, picture: UploadFile) -> FindingDocument:
     """Whether a picture looks like one of the default model's; see docs/howto/detect.md."""
-    name, source = next(iter(at.service.sources.items()))
+    return detected(at.service, picture.file.read())
+
+
+def verified(data: bytes) -> VerdictDocument:
+    """
+    Raises:
+        InputError: no picture, a damaged or a hostile one.
+        BusyError: too many are being looked at.
+    """
+    with _Turn():
+        verdict = judge(data)
+    metrics.VERDICTS.labels("verify", verdict.outcome).inc()
+    return VerdictDocument.model_validate(verdict.document)
+
+
+def detected(service: Service, data: bytes) -> FindingDocument:
+    """
+    Raises:
+        ImageError: no picture, a damaged one, or one too small to look at.
+        BusyError: too many are being looked at.
+    """
+    name, source = next(iter(service.sources.items()))
     with _Turn():
         bundle = _model(source)
         mark = partial(find, keys=Keystore().secrets("watermark"))
-        image = open_image(picture.file.read(), "the picture", formats=("PNG", "JPEG", "WEBP"))
+        image = open_image(data, "the picture", formats=("PNG", "JPEG", "WEBP"))
         finding = detect(image, bundle, shipped_calibration(bundle), find_mark=mark)
     metrics.VERDICTS.labels("detect", finding.verdict).inc()
     return FindingDocument(
