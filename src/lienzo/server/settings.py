@@ -38,6 +38,7 @@ class Service(Config):
         rate: requests a second that a caller may make over a minute; 0: any number.
         quota: pictures a day of one tenant; 0: any number.
         private: pictures and receipts carry only a commitment to the prompt.
+        page: whether there is a page for the browser at "/".
     """
 
     host: str = "127.0.0.1"
@@ -63,6 +64,7 @@ class Service(Config):
     rate: float = 20.0
     quota: int = 0
     private: bool = True
+    page: bool = True
 
     def __post_init__(self) -> None:
         if not self.auth and not _is_loopback(self.host):

@@ -1,0 +1,314 @@
+"""What the page's buttons do: what the REST routes do, in process, told in words and pictures."""
+
+import logging
+import traceback
+from asyncio import sleep
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+import gradio as gr
+from anyio import to_thread
+
+from lienzo.errors import LienzoError, RecordError, RequestError
+from lienzo.images import open_image
+from lienzo.pipeline.request import Request
+from lienzo.rng import SEED_LIMIT, new_seed
+from lienzo.server.desk import Asked, Desk
+from lienzo.server.gate import Caller
+from lienzo.server.jobs import Job
+from lienzo.server.page import shown
+from lienzo.server.page.controls import mask
+from lienzo.server.page.texts import Texts
+from lienzo.server.routes.verify import detected, verified
+
+T = TypeVar("T")
+
+LOG = logging.getLogger("lienzo.server")
+LOOK: Final = 0.25
+"""Seconds between looks at a job that is being made."""
+LATEST: Final = 24
+"""Pictures in the gallery."""
+VARIATION: Final = 0.6
+"""Strength of "vary from this picture": the composition stays, the rest does not."""
+
+
+class Form(NamedTuple):
+    """What the form's controls hold, in the order of the layout; the weights of LoRAs follow."""
+
+    prompt: str
+    negative: str
+    model: str
+    sampler: str
+    steps: float | None
+    guidance: float | None
+    seed: float | None
+    random: bool
+    size: str
+    count: float
+    init: bytes | None
+    strength: float | None
+    drawing: tuple[bytes, ...] | None
+
+
+class Told(NamedTuple):
+    """What an action changes on the page; what it does not mention stays.
+
+    Attributes:
+        running: ids of jobs that Cancel would cancel; chosen: of the picture whose details are shown; last: the seed last used.
+    """
+
+    status: Any = gr.skip()
+    progress: Any = gr.skip()
+    gallery: Any = gr.skip()
+    details: Any = gr.skip()
+    running: Any = gr.skip()
+    chosen: Any = gr.skip()
+    last: Any = gr.skip()
+    cancel: Any = gr.skip()
+
+
+class Actions:
+    """Of the page in one language."""
+
+    def __init__(self, desk: Desk, texts: Texts) -> None:
+        self._desk, self._texts = desk, texts
+
+    # Pictures
+
+    async def generate(self, http: gr.Request, *given: Any) -> AsyncIterator[Told]:
+        def asked(caller: Caller) -> list[Job]:
+            form, weights = Form(*given[: len(Form._fields)]), given[len(Form._fields) :]
+            loras = tuple((n, w) for n, w in zip(self._desk.service.lora_sources, weights, strict=True) if w)
+            requests = self._requests(form, caller)
+            return [self._desk.submit(one, caller, model=form.model, loras=loras)[0] for one in requests]
+
+        async for told in self._made(http, asked):
+            yield told
+
+    async def again(self, http: gr.Request, chosen: str | None) -> AsyncIterator[Told]:
+        """The same once more."""
+        async for told in self._made(http, lambda caller: [self._once_more(caller, chosen, lambda request: request)]):
+            yield told
+
+    async def vary(self, http: gr.Request, chosen: str | None) -> AsyncIterator[Told]:
+        """The same with another seed."""
+
+        def other(request: Request) -> Request:
+            return request.replace(seed=new_seed())
+
+        async for told in self._made(http, lambda caller: [self._once_more(caller, chosen, other)]):
+            yield told
+
+    async def vary_from(self, http: gr.Request, chosen: str | None) -> AsyncIterator[Told]:
+        """The same words and another seed, from this picture on."""
+
+        def asked(caller: Caller) -> list[Job]:
+            picture = self._desk.pictures.add_input(caller.tenant, self._file(self._job(caller, chosen)))
+
+            def other(request: Request) -> Request:
+                return request.replace(seed=new_seed(), init=picture, mask=None, soft_mask=False, strength=VARIATION)
+
+            return [self._once_more(caller, chosen, other)]
+
+        async for told in self._made(http, asked):
+            yield told
+
+    async def cancel(self, http: gr.Request, running: Sequence[str]) -> str:
+        """Cancel what this page asked for."""
+
+        def cancelled(caller: Caller) -> str:
+            for id_ in running:
+                self._desk.queue.cancel(id_, self._desk.tenant_of(caller))
+            return shown.note(self._texts.states["cancelled"] + "." if running else self._texts.nothing_runs)
+
+        return await self._told(http, "jobs:cancel", cancelled)
+
+    async def opened(self, http: gr.Request) -> Told:
+        """What the page shows when it is opened."""
+        return await self._changed(
+            http, lambda caller: Told(gallery=self._gallery(caller, None), details=shown.note(self._texts.choose))
+        )
+
+    async def choose(self, http: gr.Request, event: gr.EventData) -> Told:
+        """Show one picture of the gallery."""
+
+        def chosen(caller: Caller) -> Told:
+            job = self._job(caller, str(event._data.get("id")))
+            return Told(
+                gallery=self._gallery(caller, job.id),
+                details=shown.details(self._texts, job, self._desk.queue.request(job)),
+                chosen=job.id,
+                status="",
+            )
+
+        return await self._changed(http, chosen)
+
+    async def start_from(self, http: gr.Request, chosen: str | None) -> tuple[Any, Any, str]:
+        """Put a finished picture where one to start from goes: itself, what may be drawn upon, a message."""
+        try:
+            data = await self._call(http, "images:read", lambda caller: self._file(self._job(caller, chosen)))
+        except Exception as error:
+            return gr.skip(), gr.skip(), self._failed(error)
+        return data, *await self.started(data)
+
+    async def started(self, data: bytes | None) -> tuple[Any, str]:
+        """Something to draw upon, once there is a picture to start from."""
+        if data is None:
+            return gr.update(value=None, visible=False), ""
+        try:
+            picture = await to_thread.run_sync(open_image, data)
+        except LienzoError as error:
+            return gr.update(value=None, visible=False), self._failed(error)
+        return gr.update(value={"background": picture, "layers": [], "composite": None}, visible=True), ""
+
+    # Verdicts
+
+    async def verify(self, http: gr.Request, data: bytes | None) -> str:
+        return await self._judged(http, data, lambda found: shown.verdict(self._texts, verified(found)))
+
+    async def detect(self, http: gr.Request, data: bytes | None) -> str:
+        return await self._judged(
+            http, data, lambda found: shown.finding(self._texts, detected(self._desk.service, found))
+        )
+
+    async def _judged(self, http: gr.Request, data: bytes | None, judge: Callable[[bytes], str]) -> str:
+        if data is None:
+            return ""
+        return await self._told(http, "verify", lambda _: judge(data))
+
+    # Within
+
+    def _requests(self, form: Form, caller: Caller) -> list[Request]:
+        """What is asked for, one request a picture."""
+        texts = self._texts
+        numbers = ((texts.steps, form.steps), (texts.guidance, form.guidance), (texts.count, form.count))
+        for name, value in numbers:
+            if value is None:
+                raise RequestError(texts.no_number.format(name=name))
+        if form.seed is None and not form.random:
+            raise RequestError(texts.no_seed)
+        asked: dict[str, Any] = {
+            "prompt": form.prompt,
+            "negative_prompt": form.negative,
+            "steps": form.steps,
+            "guidance_scale": form.guidance,
+            **_size(form.size, texts),
+        }
+        if form.sampler != texts.as_model:
+            asked["sampler"] = form.sampler
+        if form.init is not None:
+            init = self._desk.pictures.add_input(caller.tenant, form.init)
+            asked.update(init=init, strength=form.strength)
+            drawn = mask(form.drawing or (), (init.width, init.height))
+            if drawn is not None:
+                asked["mask"] = self._desk.pictures.add_input(caller.tenant, drawn)
+        first = new_seed() if form.random or form.seed is None else int(form.seed)
+        seeds = [first, *((first + i) % SEED_LIMIT for i in range(1, int(form.count)))]
+        return [Asked(**asked, seed=seed) for seed in seeds]
+
+    def _once_more(self, caller: Caller, chosen: str | None, change: Callable[[Request], Request]) -> Job:
+        job = self._job(caller, chosen)
+        request = change(self._desk.queue.request(job))
+        return self._desk.submit(request, caller, model=job.model, loras=job.loras)[0]
+
+    def _job(self, caller: Caller, id_: str | None) -> Job:
+        """A picture of the caller's."""
+        if id_ is None:
+            raise RequestError(self._texts.choose_first)
+        return self._desk.queue.get(id_, self._desk.tenant_of(caller))
+
+    def _file(self, job: Job) -> bytes:
+        if job.picture is None:
+            raise RecordError(self._texts.choose_first)
+        return self._desk.pictures.read(job.picture)
+
+    def _gallery(self, caller: Caller, chosen: str | None) -> str:
+        jobs = self._desk.queue.latest(caller.tenant, limit=2 * LATEST)
+        own = [job for job in jobs if job.state == "done" and job.owner == caller.name][:LATEST]
+        return shown.gallery(self._texts, [(job, self._desk.queue.request(job)) for job in own], chosen)
+
+    async def _made(self, http: gr.Request, ask: Callable[[Caller], list[Job]]) -> AsyncIterator[Told]:
+        """Ask for pictures, and tell how far they are until all have ended. Who leaves the page meanwhile finds them there
+        when coming back."""
+        try:
+            yield Told(status=shown.note(self._texts.submitting), progress="")
+            jobs = await self._call(http, "jobs:create", ask)
+            async for told in self._watched(http, [job.id for job in jobs]):
+                yield told
+        except Exception as error:
+            yield Told(status=self._failed(error), progress="", running=(), cancel=gr.update(interactive=False))
+
+    async def _watched(self, http: gr.Request, ids: Sequence[str]) -> AsyncIterator[Told]:
+        def look(caller: Caller) -> tuple[list[Job], int | None]:
+            jobs = [self._desk.queue.get(id_, self._desk.tenant_of(caller)) for id_ in ids]
+            waiting = next((job for job in jobs if job.is_open), None)
+            return jobs, self._desk.queue.ahead(waiting) if waiting and waiting.state == "queued" else None
+
+        def latest(caller: Caller) -> Told:
+            done = [job for job in jobs if job.state == "done"]
+            if not done:
+                return Told()
+            request = self._desk.queue.request(done[-1])
+            return Told(
+                gallery=self._gallery(caller, done[-1].id),
+                details=shown.details(self._texts, done[-1], request),
+                chosen=done[-1].id,
+                last=self._desk.queue.request(jobs[0]).seed,
+            )
+
+        finished, told = 0, ""
+        while True:
+            jobs, ahead = await self._call(http, "jobs:read", look)
+            seen = Told()
+            if (count := sum(job.state == "done" for job in jobs)) > finished:
+                finished, seen = count, await self._call(http, "images:read", latest)
+            status = shown.status(self._texts, jobs)
+            is_open = any(job.is_open for job in jobs)
+            yield seen._replace(
+                status=status if status != told else gr.skip(),
+                progress=shown.progress(self._texts, jobs, ahead),
+                running=tuple(job.id for job in jobs if job.is_open),
+                cancel=gr.update(interactive=is_open),
+            )
+            told = status
+            if not is_open:
+                return
+            await sleep(LOOK)
+
+    async def _changed(self, http: gr.Request, look: Callable[[Caller], Told]) -> Told:
+        try:
+            return await self._call(http, "images:read", look)
+        except Exception as error:
+            return Told(status=self._failed(error))
+
+    async def _told(self, http: gr.Request, permission: str, act: Callable[[Caller], str]) -> str:
+        try:
+            return await self._call(http, permission, act)
+        except Exception as error:
+            return self._failed(error)
+
+    async def _call(self, http: gr.Request, permission: str, act: Callable[[Caller], T]) -> T:
+        """Do something on behalf of whoever uses the page, if it may."""
+        request = http.request
+        assert request is not None
+
+        def admitted() -> T:
+            return act(self._desk.gate.admit(request.headers, request.cookies, permission))
+
+        return await to_thread.run_sync(admitted)
+
+    def _failed(self, error: Exception) -> str:
+        if not isinstance(error, LienzoError):  # without its own words, which may hold a prompt
+            LOG.error("page: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        return shown.failure(self._texts, error)
+
+
+def _size(text: str, texts: Texts) -> dict[str, int]:
+    """Width and height; nothing where the model's own is wanted."""
+    if text in ("", texts.as_model):
+        return {}
+    width, _, height = text.lower().replace("×", "x").partition("x")
+    try:
+        return {"width": int(width), "height": int(height)}
+    except ValueError:
+        raise RequestError(texts.bad_size.format(got=text[:40])) from None
