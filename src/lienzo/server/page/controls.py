@@ -17,7 +17,17 @@ MOST_DRAWINGS: Final = 64
 """Drawings that browsers sent and did not use yet; older ones are dropped."""
 
 
-class Upload(gr.Image):
+class _NoExample:
+    """Gradio describes its components with pictures that lie elsewhere."""
+
+    def example_payload(self) -> None:
+        return None
+
+    def example_value(self) -> None:
+        return None
+
+
+class Upload(_NoExample, gr.Image):
     """A picture by the very bytes of its file, as its credentials are over them; it is opened by those who know its limits."""
 
     is_template = True  # for Gradio: looks like its parent
@@ -34,7 +44,7 @@ class Upload(gr.Image):
         return ImageData(path=path, orig_name="picture.png", size=len(value), mime_type="image/png")
 
 
-class Drawing(gr.ImageEditor):
+class Drawing(_NoExample, gr.ImageEditor):
     """What was drawn over a picture, as files of layers; the picture below is only shown."""
 
     is_template = True

@@ -18,7 +18,7 @@ MOST_DRAWINGS: Final = 64
 
 from gradio.events import Dependency
 
-class Upload(gr.Image):
+class Upload(_NoExample, gr.Image):
     """A picture by the very bytes of its file, as its credentials are over them; it is opened by those who know its limits."""
 
     is_template = True  # for Gradio: looks like its parent
@@ -40,7 +40,7 @@ class Upload(gr.Image):
         from gradio.components.base import Component
 
 
-class Drawing(gr.ImageEditor):
+class Drawing(_NoExample, gr.ImageEditor):
     """What was drawn over a picture, as files of layers; the picture below is only shown."""
 
     is_template = True

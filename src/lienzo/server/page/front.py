@@ -55,8 +55,6 @@ POLICY: Final = (
     "worker-src 'self' blob:; form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
 )
 _OUTSIDE = re.compile(r'\s*<(?:meta\s+(?:property|name)="(?:og|twitter):|link rel="manifest")[^>]*>')
-_EXAMPLES = re.compile(r"(?<=window\.gradio_api_info = ).*?(?=;</script>)", re.DOTALL)
-"""How programs would call it, with examples that lie elsewhere."""
 
 
 class Front:
@@ -184,7 +182,7 @@ async def _document(page: ASGIApp, request: HttpRequest, code: str) -> Response:
     await page({**request.scope, "headers": plain}, request.receive, keep)
     nonce = secrets.token_urlsafe(16)
     html = b"".join(message.get("body", b"") for message in kept).decode()
-    html = _EXAMPLES.sub('{"named_endpoints":{},"unnamed_endpoints":{}}', _OUTSIDE.sub("", html)).replace('lang="en"', f'lang="{code}"', 1)
+    html = _OUTSIDE.sub("", html).replace('lang="en"', f'lang="{code}"', 1)
     html = html.replace("<script", f'<script nonce="{nonce}"')
     html = html.replace("</head>", '<script src="/page.js" defer></script></head>', 1)
     return Response(

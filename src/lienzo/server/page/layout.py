@@ -33,9 +33,19 @@ SWEEP: Final = (600, 3600)
 
 def theme() -> gr.themes.Base:
     """Without fonts from elsewhere; light or dark as the browser's system is."""
-    return gr.themes.Base(
+    base = gr.themes.Base(
         primary_hue=gr.themes.colors.teal, neutral_hue=gr.themes.colors.slate, radius_size=gr.themes.sizes.radius_md,
-        font=list(SYSTEM_FONTS), font_mono=list(FIXED_FONTS),
+        spacing_size=gr.themes.sizes.spacing_sm, font=list(SYSTEM_FONTS), font_mono=list(FIXED_FONTS),
+    )  # fmt: skip
+    # Gradio's own greys and its white on teal have too little contrast to be read by everybody (WCAG 2.2, 1.4.3: 4.5 to 1)
+    return base.set(
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300",
+        block_title_text_color="*neutral_700", block_title_text_color_dark="*neutral_200",
+        block_label_text_color="*neutral_700", block_label_text_color_dark="*neutral_200",
+        input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_700", button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800", button_primary_background_fill_hover_dark="*primary_800",
     )  # fmt: skip
 
 
@@ -97,7 +107,7 @@ def _make(desk: Desk, texts: Texts, actions: Actions, page: gr.Blocks) -> None:
                         1, service.max_steps, min(default["steps"], service.max_steps), step=1, label=texts.steps, elem_id="steps"
                     )  # fmt: skip
                     guidance = gr.Slider(
-                        1, 20, default["guidance_scale"], step=0.5, label=texts.guidance, info=texts.guidance_hint, elem_id="guidance"
+                        1, 20, default["guidance_scale"], step=0.5, label=texts.guidance, elem_id="guidance"
                     )  # fmt: skip
                 with gr.Row():
                     sizes = [f"{w}x{h}" for w, h in SIZES if w * h <= service.max_pixels]
@@ -149,6 +159,7 @@ def _make(desk: Desk, texts: Texts, actions: Actions, page: gr.Blocks) -> None:
     vary_from.click(actions.vary_from, chosen, told, trigger_mode="once", **_quiet)
     cancel.click(actions.cancel, running, status, **_quiet)
     gallery.click(actions.choose, None, told, **_quiet)
+    seed.input(lambda: False, None, random, **_quiet)
     reuse.click(lambda seed: (seed, seed is None), last, [seed, random], **_quiet)
     init.input(actions.started, init, [drawing, status], **_quiet)
     start_from.click(actions.start_from, chosen, [init, drawing, status], **_quiet)

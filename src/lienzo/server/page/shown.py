@@ -103,16 +103,16 @@ def details(texts: Texts, job: Job, request: Request) -> str:
         rows.append((texts.seconds_taken, f"{job.finished - job.started:.1f} s"))
     if job.warnings:
         rows.append((texts.warnings, " ".join(job.warnings)))
+    url = f"/v1/images/{job.id}"
     table = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>' for name, value in rows if value != ""
     )
     receipt = escape(json.dumps(job.receipt, indent=2, ensure_ascii=False))
-    url = f"/v1/images/{job.id}"
     return (
         f'<div class="lz-details" data-shown="{job.id}"><a href="{url}" target="_blank" rel="noopener">'
         f'<img src="{url}" alt="{escape(request.prompt) or escape(texts.chosen)}"></a>'
-        f'<p><a class="lz-download" href="{url}" download="lienzo-{job.id}.png">{escape(texts.download)}</a></p>'
-        f'<table><caption>{escape(texts.request)}</caption><tbody>{table}</tbody></table>'
+        f"<div><table><caption>{escape(texts.request)}</caption><tbody>{table}</tbody></table>"
+        f'<p><a class="lz-download" href="{url}" download="lienzo-{job.id}.png">{escape(texts.download)}</a></p></div>'
         f"<details><summary>{escape(texts.receipt_open)}</summary>"
         f'<pre tabindex="0" aria-label="{escape(texts.receipt)}">{receipt}</pre></details></div>'
     )

@@ -34,7 +34,6 @@ class Texts:
     sampler: str
     steps: str
     guidance: str
-    guidance_hint: str
     seed: str
     random: str
     reuse: str
@@ -120,13 +119,12 @@ ENGLISH: Final = Texts(
     sampler="Sampler",
     steps="Steps",
     guidance="Guidance",
-    guidance_hint="How closely to follow the prompt; 1 is not at all",
     seed="Seed",
     random="Random seed",
     reuse="Reuse last seed",
     size="Size",
     size_hint="WIDTHxHEIGHT in pixels, multiples of 8",
-    count="Number of pictures",
+    count="Pictures",
     start="Start from a picture",
     init="Picture to start from",
     strength="Strength",
@@ -226,13 +224,12 @@ SPANISH: Final = Texts(
     sampler="Método de muestreo",
     steps="Pasos",
     guidance="Guía",
-    guidance_hint="Cuánto seguir la descripción; con 1, nada",
     seed="Semilla",
     random="Semilla al azar",
     reuse="Repetir la última semilla",
     size="Tamaño",
     size_hint="ANCHOxALTO en píxeles, múltiplos de 8",
-    count="Número de imágenes",
+    count="Imágenes",
     start="Partir de una imagen",
     init="Imagen de partida",
     strength="Intensidad",
