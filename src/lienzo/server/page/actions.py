@@ -44,7 +44,7 @@ class Form(NamedTuple):
     seed: float | None
     random: bool
     size: str
-    count: float
+    number: float | None
     init: bytes | None
     strength: float | None
     drawing: tuple[bytes, ...] | None
@@ -181,7 +181,7 @@ class Actions:
     def _requests(self, form: Form, caller: Caller) -> list[Request]:
         """What is asked for, one request a picture."""
         texts = self._texts
-        numbers = ((texts.steps, form.steps), (texts.guidance, form.guidance), (texts.count, form.count))
+        numbers = ((texts.steps, form.steps), (texts.guidance, form.guidance), (texts.count, form.number))
         for name, value in numbers:
             if value is None:
                 raise RequestError(texts.no_number.format(name=name))
@@ -203,7 +203,7 @@ class Actions:
             if drawn is not None:
                 asked["mask"] = self._desk.pictures.add_input(caller.tenant, drawn)
         first = new_seed() if form.random or form.seed is None else int(form.seed)
-        seeds = [first, *((first + i) % SEED_LIMIT for i in range(1, int(form.count)))]
+        seeds = [first, *((first + i) % SEED_LIMIT for i in range(1, int(form.number)))]
         return [Asked(**asked, seed=seed) for seed in seeds]
 
     def _once_more(self, caller: Caller, chosen: str | None, change: Callable[[Request], Request]) -> Job:

@@ -56,6 +56,7 @@ def style() -> str:
 def build(desk: Desk, texts: Texts) -> gr.Blocks:
     """The page in one language."""
     actions = Actions(desk, texts)
+    page: gr.Blocks
     with gr.Blocks(title=texts.title, analytics_enabled=False, delete_cache=SWEEP, fill_width=True) as page:
         gr.HTML(_head(desk, texts))
         with gr.Tabs():
@@ -92,7 +93,9 @@ def _make(desk: Desk, texts: Texts, actions: Actions, page: gr.Blocks) -> None:
     running, chosen, last = gr.State(()), gr.State(None), gr.State(None)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            prompt = gr.Textbox(label=texts.prompt, placeholder=texts.prompt_hint, lines=3, elem_id="prompt", autofocus=True)
+            prompt = gr.Textbox(
+                label=texts.prompt, placeholder=texts.prompt_hint, lines=3, elem_id="prompt", autofocus=True
+            )
             negative = gr.Textbox(label=texts.negative, placeholder=texts.negative_hint, lines=1, elem_id="negative")
             with gr.Row():
                 generate = gr.Button(texts.generate, variant="primary", elem_id="generate")
@@ -124,7 +127,9 @@ def _make(desk: Desk, texts: Texts, actions: Actions, page: gr.Blocks) -> None:
                         reuse = gr.Button(texts.reuse, size="sm", elem_id="reuse")
             with gr.Accordion(texts.start, open=False, elem_id="start"):
                 init = Upload(label=texts.init, sources=["upload", "clipboard"], elem_id="init", height=220, buttons=[])
-                strength = gr.Slider(0.05, 1, 0.8, step=0.05, label=texts.strength, info=texts.strength_hint, elem_id="strength")
+                strength = gr.Slider(
+                    0.05, 1, 0.8, step=0.05, label=texts.strength, info=texts.strength_hint, elem_id="strength"
+                )
                 drawing = Drawing(
                     label=texts.mask, sources=(), transforms=(), layers=False, visible=False, elem_id="mask", buttons=[],
                     brush=gr.Brush(colors=[INK], default_color=INK, color_mode="fixed"), placeholder=texts.mask_hint,
@@ -150,9 +155,7 @@ def _make(desk: Desk, texts: Texts, actions: Actions, page: gr.Blocks) -> None:
             gallery = gr.HTML(elem_id="gallery", js_on_load=PICK)
 
     told = list(Told(status, progress, gallery, details, running, chosen, last, cancel))
-    form = Form(
-        prompt, negative, model, sampler, steps, guidance, seed, random, size, count, init, strength, drawing
-    )  # type: ignore[arg-type]  # the controls here, their values there
+    form = Form(prompt, negative, model, sampler, steps, guidance, seed, random, size, count, init, strength, drawing)  # type: ignore[arg-type]  # the controls here, their values there
     generate.click(actions.generate, [*form, *weights], told, trigger_mode="once", **_quiet)
     again.click(actions.again, chosen, told, trigger_mode="once", **_quiet)
     vary.click(actions.vary, chosen, told, trigger_mode="once", **_quiet)

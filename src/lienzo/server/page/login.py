@@ -18,7 +18,9 @@ from lienzo.server.problems import status_of
 COOKIE: Final = "lienzo_key"
 MOST: Final = 16_384
 """Bytes of a form; no key or token is as long."""
-POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 STYLE: Final = """:root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;max-width:24rem;margin:15vh auto;padding:0 1rem}
 input,button{font:inherit;padding:.5rem;width:100%;box-sizing:border-box;margin-top:.5rem}[role=alert]{color:#b91c1c}
 @media(prefers-color-scheme:dark){[role=alert]{color:#fca5a5}}"""

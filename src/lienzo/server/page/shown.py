@@ -105,7 +105,9 @@ def details(texts: Texts, job: Job, request: Request) -> str:
         rows.append((texts.warnings, " ".join(job.warnings)))
     url = f"/v1/images/{job.id}"
     table = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>' for name, value in rows if value != ""
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>'
+        for name, value in rows
+        if value != ""
     )
     receipt = escape(json.dumps(job.receipt, indent=2, ensure_ascii=False))
     return (
