@@ -203,7 +203,7 @@ class Actions:
             if drawn is not None:
                 asked["mask"] = self._desk.pictures.add_input(caller.tenant, drawn)
         first = new_seed() if form.random or form.seed is None else int(form.seed)
-        seeds = [first, *((first + i) % SEED_LIMIT for i in range(1, int(form.number)))]
+        seeds = [(first + i) % SEED_LIMIT for i in range(int(form.number or 1))]
         return [Asked(**asked, seed=seed) for seed in seeds]
 
     def _once_more(self, caller: Caller, chosen: str | None, change: Callable[[Request], Request]) -> Job:

@@ -116,10 +116,11 @@ def mount(app: FastAPI, desk: Desk) -> None:
 
 def _alone(page: gr.Blocks, desk: Desk) -> FastAPI:
     """Gradio's application of a page, by itself."""
-    return gr.mount_gradio_app(
+    alone: FastAPI = gr.mount_gradio_app(
         FastAPI(), page, path="/", theme=theme(), css=style(), footer_links=[], run_history=False, mcp_server=False,
         ssr_mode=False, pwa=False, enable_monitoring=False, show_error=False, max_file_size=desk.service.max_upload,
     )  # fmt: skip
+    return alone
 
 
 class _Only:

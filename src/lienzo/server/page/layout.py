@@ -156,7 +156,7 @@ def _make(desk: Desk, texts: Texts, actions: Actions, page: gr.Blocks) -> None:
 
     told = list(Told(status, progress, gallery, details, running, chosen, last, cancel))
     form = Form(prompt, negative, model, sampler, steps, guidance, seed, random, size, count, init, strength, drawing)  # type: ignore[arg-type]  # the controls here, their values there
-    generate.click(actions.generate, [*form, *weights], told, trigger_mode="once", **_quiet)
+    generate.click(actions.generate, list(form) + weights, told, trigger_mode="once", **_quiet)
     again.click(actions.again, chosen, told, trigger_mode="once", **_quiet)
     vary.click(actions.vary, chosen, told, trigger_mode="once", **_quiet)
     vary_from.click(actions.vary_from, chosen, told, trigger_mode="once", **_quiet)
