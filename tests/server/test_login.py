@@ -1,6 +1,6 @@
 """The page's login: a key in a cookie that only the service reads."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ class StrangerError(LienzoError):
 
 
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     def admit(self: Gate, headers: Mapping[str, str], cookies: Mapping[str, str], permission: str) -> Caller:
         if cookies.get(COOKIE) != KEY:
             raise StrangerError("who?")
@@ -31,7 +31,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClie
     monkeypatch.setattr(Gate, "admit", admit)
     monkeypatch.setattr(problems, "STATUS", {**problems.STATUS, StrangerError: 401})
     # not entered: without its lifespan there are no workers, and none are needed here
-    yield TestClient(create_app(Service()), base_url="https://lienzo.test", follow_redirects=False)
+    return TestClient(create_app(Service()), base_url="https://lienzo.test", follow_redirects=False)
 
 
 def test_the_page_leads_to_login_and_a_key_leads_back(client: TestClient) -> None:

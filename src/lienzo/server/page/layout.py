@@ -155,8 +155,14 @@ def _make(desk: Desk, texts: Texts, actions: Actions, page: gr.Blocks) -> None:
             gallery = gr.HTML(elem_id="gallery", js_on_load=PICK)
 
     told = list(Told(status, progress, gallery, details, running, chosen, last, cancel))
-    form = Form(prompt, negative, model, sampler, steps, guidance, seed, random, size, count, init, strength, drawing)  # type: ignore[arg-type]  # the controls here, their values there
-    generate.click(actions.generate, list(form) + weights, told, trigger_mode="once", **_quiet)
+    # the controls here, in the order of their values there
+    controls: dict[str, gr.components.Component] = {
+        "prompt": prompt, "negative": negative, "model": model, "sampler": sampler, "steps": steps, "guidance": guidance, "seed": seed,
+        "random": random, "size": size, "number": count, "init": init, "strength": strength, "drawing": drawing,
+    }  # fmt: skip
+    generate.click(
+        actions.generate, [*(controls[name] for name in Form._fields), *weights], told, trigger_mode="once", **_quiet
+    )
     again.click(actions.again, chosen, told, trigger_mode="once", **_quiet)
     vary.click(actions.vary, chosen, told, trigger_mode="once", **_quiet)
     vary_from.click(actions.vary_from, chosen, told, trigger_mode="once", **_quiet)
