@@ -1,6 +1,7 @@
 """The page's login: a key in a cookie that only the service reads."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ class StrangerError(LienzoError):
 
 
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     def admit(self: Gate, headers: Mapping[str, str], cookies: Mapping[str, str], permission: str) -> Caller:
         if cookies.get(COOKIE) != KEY:
             raise StrangerError("who?")
@@ -30,8 +31,12 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     monkeypatch.setenv("LIENZO_HOME", str(tmp_path))
     monkeypatch.setattr(Gate, "admit", admit)
     monkeypatch.setattr(problems, "STATUS", {**problems.STATUS, StrangerError: 401})
+    loop = asyncio.new_event_loop()  # Gradio takes the thread's, and makes one that nobody closes where there is none
+    asyncio.set_event_loop(loop)
     # not entered: without its lifespan there are no workers, and none are needed here
-    return TestClient(create_app(Service()), base_url="https://lienzo.test", follow_redirects=False)
+    yield TestClient(create_app(Service()), base_url="https://lienzo.test", follow_redirects=False)
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 def test_the_page_leads_to_login_and_a_key_leads_back(client: TestClient) -> None:
