@@ -19,6 +19,12 @@ LienzoError
 ├── SafetyError                 a check that could not be made: nothing is returned unchecked
 │   └── BlockedError            a check was made and said no; has its outcome
 ├── OutputError                 the picture could not be written
+├── AccessError                 a caller whom the service does not let in, or not so far
+│   ├── CallerError             nobody knows who calls: no key or token, or one that is unknown, forged or not for this service
+│   │   ├── ExpiredError        a key or token whose time is over
+│   │   └── RevokedError        a key that was revoked
+│   └── ForbiddenError          the caller is known and may not do that
+├── IssuerError                 the keys of those who issue tokens cannot be had, so no token can be checked
 ├── KeystoreError               a signing key, secret or certificate that cannot be used, made or found
 ├── SealingError                something encrypted that was changed or moved, or that another key was meant for
 ├── StoreError                  a database that cannot be opened, read or written, or that is not lienzo's
@@ -29,6 +35,7 @@ LienzoError
 ├── ProofError                  a log, checkpoint, proof or export that was changed; the command line exits with 3
 │   └── UnknownKeyError         signed by a key that is not known, so nothing is proved
 ├── BusyError                   a service that can take no more just now; has the seconds after which to try again
+│   └── LimitError              of this caller: too many requests, or a quota that is used up
 └── NonFiniteError              NaN or infinity appeared while a picture was made
 """
 
@@ -148,6 +155,30 @@ class OutputError(LienzoError):
     """The picture could not be written (no permission, no space, no such folder)."""
 
 
+class AccessError(LienzoError):
+    """A caller whom the service does not let in, or not so far."""
+
+
+class CallerError(AccessError):
+    """Nobody knows who calls: no key or token, or one that is unknown, forged, damaged or not for this service."""
+
+
+class ExpiredError(CallerError):
+    """A key or token whose time is over."""
+
+
+class RevokedError(CallerError):
+    """A key that was revoked."""
+
+
+class ForbiddenError(AccessError):
+    """The caller is known and may not do that."""
+
+
+class IssuerError(LienzoError):
+    """The keys of those who issue tokens cannot be had, so no token can be checked."""
+
+
 class KeystoreError(LienzoError):
     """A key or certificate that cannot be used: readable by others, damaged, revoked, expired, unknown, out of reach."""
 
@@ -194,6 +225,10 @@ class BusyError(LienzoError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class LimitError(BusyError):
+    """A caller of whom the service takes no more just now: too many requests, or a quota that is used up."""
 
 
 class NonFiniteError(LienzoError):

@@ -18,6 +18,7 @@ from lienzo.compat import StableDiffusionImg2ImgPipeline, StableDiffusionInpaint
 from lienzo.diffusion.grids import GRIDS
 from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.pipeline.request import Request
+from lienzo.server.access import PERMISSIONS, ROLES
 
 SETTINGS = DOCS / "settings.md"
 SAMPLERS_PAGE = DOCS / "howto" / "samplers-and-grids.md"
@@ -95,6 +96,12 @@ def test_every_error() -> None:
     explained = set(re.findall(r"\*\*`(\w+)`\*\*", text))
     assert explained == {error.__name__ for error in error_classes()} - {"LienzoError"}
     assert "`LienzoError`" in text
+
+
+def test_every_permission_of_every_role() -> None:
+    table = rows(DOCS / "howto" / "access.md", "## Roles")
+    told = {permission: [cell == "yes" for cell in row[1:-1]] for row in table for permission in code(row[0])}
+    assert told == {one: [one in allowed for allowed in ROLES.values()] for one in PERMISSIONS}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from cryptography import x509
 from lienzo.cli import lienzo
 from lienzo.errors import KeystoreError
 from lienzo.provenance import certificates
-from lienzo.provenance.certificates import Issuer, anchors, export, issuer, trust
+from lienzo.provenance.certificates import Issuer, anchors, distrust, export, issuer, trust
 from lienzo.provenance.keys import Keystore, LocalSigner
 
 
@@ -120,6 +120,60 @@ def test_others_are_trusted_by_their_list(store: Keystore, tmp_path: Path) -> No
     assert anchors(mine) == ""
 
 
+def test_trust_ends_for_keys_and_certificates_alike(store: Keystore, tmp_path: Path) -> None:
+    carl, mine = Keystore(tmp_path / "carl" / "keys"), Keystore(tmp_path / "mine" / "keys")
+    issuer(store), issuer(carl), issuer(mine)
+    stolen = store.signer("credentials").public.id
+    store.revoke(stolen, "stolen")
+    before = mine.keys(), anchors(mine)
+    trust(mine, export(store, "Ana"))
+    trust(mine, export(carl), "Carl")
+    with pytest.raises(KeystoreError, match=r"got the name 'Bea'; trusted are: Ana, Carl\."):
+        distrust(mine, "Bea")
+
+    keys, roots = distrust(mine, "Ana")
+    assert {key.public.id for key in keys} == {key.public.id for key in store.keys()}
+    assert roots == 1
+    assert {key.whose for key in mine.keys()} == {None, "Carl"}
+    assert anchors(store) not in anchors(mine) and anchors(carl) in anchors(mine)
+    assert len(distrust(mine, "Carl")[0]) == 2
+    assert (mine.keys(), anchors(mine)) == before
+    with pytest.raises(KeystoreError, match="none yet"):
+        distrust(mine, "Ana")
+
+    older = export(store, "Ana")
+    for key in older["keys"]:
+        key.pop("revoked", None)
+    trust(mine, older)
+    assert mine.find(stolen).revoked is not None, "what was known is not forgotten"
+    assert anchors(store) in anchors(mine)
+
+
+def test_a_certificate_that_two_lists_vouch_for(store: Keystore, tmp_path: Path) -> None:
+    issuer(store)
+    mine = Keystore(tmp_path / "mine" / "keys")
+    organisations = {**export(store), "keys": []}
+    with pytest.raises(KeystoreError, match="whose they are"):
+        trust(mine, organisations)
+    for name in ("Ana", "Carl"):
+        assert trust(mine, {**organisations, "name": name}) == []
+    assert distrust(mine, "Ana") == ([], 1)
+    assert anchors(mine) == anchors(store)
+    assert distrust(mine, "Carl") == ([], 1)
+    assert anchors(mine) == ""
+
+
+def test_a_damaged_file_of_a_trusted_certificate(store: Keystore, tmp_path: Path) -> None:
+    issuer(store)
+    mine = Keystore(tmp_path / "mine" / "keys")
+    trust(mine, export(store, "Ana"))
+    (path,) = (tmp_path / "mine" / "ca" / "trusted").iterdir()
+    for damaged in (b"", b"[]", b'{"whose": "Ana", "certificate": 7}', path.read_bytes()[:-20]):
+        path.write_bytes(damaged)
+        with pytest.raises(KeystoreError, match="trust its owner's list again"):
+            anchors(mine)
+
+
 @pytest.mark.parametrize("bad", ["x", 7, None, "leaf"])
 def test_a_bad_certificate_in_a_list(store: Keystore, tmp_path: Path, bad: object) -> None:
     leaf = issuer(store).chain.split("-----END CERTIFICATE-----\n", 1)[0] + "-----END CERTIFICATE-----\n"
@@ -138,6 +192,15 @@ def test_the_command_line_takes_both(store: Keystore, tmp_path: Path) -> None:
     other = CliRunner(env={"LIENZO_HOME": str(tmp_path / "other")})
     assert other.invoke(lienzo, ["keys", "trust", str(tmp_path / "ana.json")], catch_exceptions=False).exit_code == 0
     assert anchors(Keystore(tmp_path / "other" / "keys")) == anchors(store)
+
+    name = store.signer("ca").public.id[:16]
+    told = other.invoke(lienzo, ["keys", "distrust", name], catch_exceptions=False)
+    assert told.stdout.startswith(f"{name}  trusted no more: 2 keys, 1 certificates\n")
+    assert told.stdout.count("ed25519") + told.stdout.count("es256") == 2
+    assert anchors(Keystore(tmp_path / "other" / "keys")) == ""
+    again = other.invoke(lienzo, ["keys", "distrust", name, "--json"])
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert "trusted are: none yet" in again.stderr
 
 
 # An organisation's

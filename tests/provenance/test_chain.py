@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import c2pa
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
 
 import checkers
 from lienzo import Pipeline, Request, read, save
@@ -538,6 +539,37 @@ def test_a_label_is_not_lost_when_a_picture_is_made_again(marked_pipeline: Pipel
     assert "SIMULACIÓN" in run("verify", tmp_path / "b.png")[1]
 
 
+def test_a_picture_from_marked_noise_is_made_again_from_it(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(name: str, *options: str) -> tuple[bool, str]:
+        told = CliRunner().invoke(lienzo, ["generate", "--from", str(path), *options, "--out", str(tmp_path / name)])
+        assert told.exit_code == 0, told.output
+        first, second = (Image.open(file).convert("RGB").tobytes() for file in (path, tmp_path / name))
+        return first == second, told.stderr
+
+    monkeypatch.setenv("LIENZO_MARK", "full")  # as where nothing is set
+    path = tmp_path / "a.png"
+    assert run("generate", "a circle", "--seed", "7", "--steps", "1", "--mark", "latent", "--out", path)[0] == 0
+    same, said = again("b.png")
+    assert same and "Warning" not in said
+    same, said = again("c.png", "--mark", "full")
+    assert not same and "made from marked noise (--mark latent): that comes again only with" in said
+    same, said = again("d.png", "--init", str(path), "--strength", "1")
+    assert not same and "Warning" not in said, "which is another request"
+    monkeypatch.setenv("LIENZO_HOME", str(tmp_path / "another's"))
+    same, said = again("e.png")
+    assert not same and "its maker's watermark key" in said
+
+    stripped = PngImagePlugin.PngInfo()
+    with Image.open(path) as image:
+        for name, text in image.text.items():  # type: ignore[attr-defined]
+            stripped.add_itxt(name, text)
+        image.save(path, pnginfo=stripped)
+    same, said = again("f.png")
+    assert not same and "too, so on another kind of processor or from marked noise" in said
+
+
 def test_a_record_that_was_made_twice_shows_its_own_entry(marked_pipeline: Pipeline, tmp_path: Path) -> None:
     make(marked_pipeline, tmp_path / "a.png")
     Image.open(tmp_path / "a.png").convert("RGB").save(tmp_path / "b.png")
@@ -591,7 +623,9 @@ def test_erasing_a_record_leaves_the_proofs(marked_pipeline: Pipeline, tmp_path:
     assert states(tmp_path / "a.png")[0] == 0
 
 
-def test_a_simulation_says_so_in_the_picture_and_in_its_receipt(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_simulation_says_so_in_the_picture_and_in_all_that_goes_with_it(
+    marked_pipeline: Pipeline, tmp_path: Path
+) -> None:
     pipeline = Pipeline(marked_pipeline.bundle, Settings.read(mark="full", simulation="es"))
     result = make(pipeline, tmp_path / "a.png")
     assert result.signed.receipt.simulation == "SIMULACIÓN"
@@ -599,6 +633,12 @@ def test_a_simulation_says_so_in_the_picture_and_in_its_receipt(marked_pipeline:
     changed = np.abs(np.asarray(result.image, np.int16) - bare).max(axis=2) > 40
     assert 0.1 < changed.mean() < 0.6  # a band across the middle
     assert states(tmp_path / "a.png")[0] == 0
+    with c2pa.Reader(tmp_path / "a.png") as reader:
+        manifest = reader.get_active_manifest()
+    assert manifest["title"].startswith("SIMULACIÓN: ")
+    (actions,) = [one["data"]["actions"] for one in manifest["assertions"] if one["label"] == "c2pa.actions.v2"]
+    assert [one["action"] for one in actions] == ["c2pa.created", "c2pa.edited", "c2pa.watermarked.bound"]
+    assert actions[1]["description"] == "Burnt in a visible label: SIMULACIÓN"
 
 
 def test_the_policy_blocks_before_anything_is_made(marked_pipeline: Pipeline, tmp_path: Path, home: Path) -> None:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from lienzo.cli import lienzo
 from lienzo.errors import KeystoreError, OutputError
-from lienzo.provenance.keys import Keystore, LocalSigner, PublicKey, home
+from lienzo.provenance.keys import Algorithm, Keystore, LocalSigner, PublicKey, home
 
 ALGORITHMS = ("ed25519", "es256")
 SIGNERS = {name: LocalSigner.generate(name) for name in ALGORITHMS}  # type: ignore[arg-type]
@@ -404,6 +405,77 @@ def test_a_bad_trust_list_is_refused_whole(store: Keystore, tmp_path: Path, chan
 def test_anything_for_a_trust_list(document: bytes) -> None:
     with pytest.raises(KeystoreError):
         Keystore(Path("/nonexistent")).trust(document)
+
+
+# A key that lies elsewhere
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Callable[..., str]:
+    def file(name: str, algorithm: Algorithm = "ed25519") -> str:
+        path = tmp_path / f"{name}.pem"
+        path.touch(mode=0o600)
+        path.write_bytes(LocalSigner.generate(algorithm).pem)
+        return str(path)
+
+    return file
+
+
+def test_a_key_that_the_environment_names(
+    store: Keystore, elsewhere: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = store.signer()
+    monkeypatch.setenv("LIENZO_RECEIPTS_KEY", elsewhere("first", "es256"))
+    with ThreadPoolExecutor(8) as pool:
+        (named,) = {one.public for one in pool.map(lambda _: Keystore(store.folder).signer(), range(16))}
+    assert named.algorithm == "es256"
+    assert [(key.public, key.retired is None) for key in store.keys()] == [(own.public, False), (named, True)]
+    assert not any(b"PRIVATE" in path.read_bytes() for path in store.folder.iterdir()), "the old one signs no more"
+    assert store.signer("log").public.algorithm == "ed25519", "which has its own"
+    with pytest.raises(KeystoreError, match="that LIENZO_RECEIPTS_KEY names"):
+        store.rotate("receipts")
+
+    monkeypatch.delenv("LIENZO_RECEIPTS_KEY")
+    with pytest.raises(KeystoreError, match="LIENZO_RECEIPTS_KEY"):
+        store.signer()
+    after = store.rotate("receipts")
+    monkeypatch.setenv("LIENZO_RECEIPTS_KEY", str(store.folder.parent / "first.pem"))
+    assert store.signer().public == named, "known already, so nothing is added"
+    assert [key.public for key in store.keys() if key.purpose == "receipts"] == [own.public, named, after]
+
+    store.revoke(named.id, "the token was lost")
+    with pytest.raises(KeystoreError, match=r"LIENZO_RECEIPTS_KEY: the key .* was revoked\. Name another one"):
+        store.signer()
+    monkeypatch.setenv("LIENZO_RECEIPTS_KEY", elsewhere("second"))
+    second = store.signer().public
+    assert store.revoke(second.id, "lost too").revoked is not None
+    assert [key.public for key in store.keys() if key.purpose == "receipts"][-1] == second, (
+        "the environment names the next"
+    )
+
+
+def test_a_named_key_is_of_one_purpose(
+    store: Keystore, elsewhere: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ana = Keystore(tmp_path / "ana" / "keys")
+    theirs = ana.signer()
+    store.trust(ana.export("Ana"))
+    shared = elsewhere("shared")
+    monkeypatch.setenv("LIENZO_LOG_KEY", shared)
+    assert store.signer("log").public == LocalSigner.from_pem(Path(shared).read_bytes()).public
+    for key, match in (
+        (shared, "is 'log' here, and a key counts for one purpose"),
+        (str(ana.folder / "receipts.1.pem"), f"the key {theirs.public.id[:16]} is 'Ana: receipts' here"),
+        (str(tmp_path / "nothing.pem"), "LIENZO_RECEIPTS_KEY: .*nothing.pem: cannot be read"),
+    ):
+        monkeypatch.setenv("LIENZO_RECEIPTS_KEY", key)
+        with pytest.raises(KeystoreError, match=match):
+            store.signer()
+    monkeypatch.setenv("LIENZO_LOG_KEY", elsewhere("other", "es256"))
+    with pytest.raises(
+        KeystoreError, match=r"LIENZO_LOG_KEY: got a key of the algorithm es256\. Allowed for log: ed25519"
+    ):
+        store.signer("log")
 
 
 # The command line

@@ -1,5 +1,7 @@
 """A key on a token: SoftHSM, which behaves as a hardware token does."""
 
+import base64
+import json
 import os
 import shutil
 import subprocess
@@ -8,18 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from lienzo import Pipeline, Request
+from lienzo.cli import lienzo
 from lienzo.errors import KeystoreError
 from lienzo.provenance.certificates import issuer
 from lienzo.provenance.keys import LocalSigner, PublicKey
+from lienzo.provenance.marking import Marked
 from lienzo.provenance.pkcs11 import open_signer
+from lienzo.provenance.writing import save
 
 pytest.importorskip("pkcs11", reason="python-pkcs11 is not installed")
 MODULES = [Path("/usr/lib/softhsm/libsofthsm2.so"), Path("/usr/lib64/pkcs11/libsofthsm2.so")]
 MODULE = next((path for path in MODULES if path.exists()), None)
 if MODULE is None or shutil.which("softhsm2-util") is None:
     pytest.skip("softhsm2 is not installed", allow_module_level=True)
-LOCAL = LocalSigner.generate("es256")
+LOCAL, EDWARDS = LocalSigner.generate("es256"), LocalSigner.generate("ed25519")
 Uri = Callable[..., str]
 
 
@@ -36,6 +43,8 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Uri:
     util("--init-token", "--free", "--label", "lienzo", "--pin", "1234", "--so-pin", "5678")
     (folder / "key.pem").write_bytes(LOCAL.pem)
     util("--import", folder / "key.pem", "--token", "lienzo", "--label", "receipts", "--id", "01", "--pin", "1234")
+    (folder / "key.pem").write_bytes(EDWARDS.pem)
+    util("--import", folder / "key.pem", "--token", "lienzo", "--label", "log", "--id", "03", "--pin", "1234")
     rsa = ["openssl", "genpkey", "-algorithm", "RSA", "-out", folder / "key.pem"]
     subprocess.run(rsa, check=True, capture_output=True)
     util("--import", folder / "key.pem", "--token", "lienzo", "--label", "rsa", "--id", "02", "--pin", "1234")
@@ -49,14 +58,35 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Uri:
     return named
 
 
-def test_the_token_signs_as_the_key_in_a_file(uri: Uri) -> None:
-    signer = open_signer(uri())
-    assert signer.algorithm == "es256"
-    assert signer.public == LOCAL.public == PublicKey.from_spki(signer.public.spki)
+@pytest.mark.parametrize(("label", "local"), [("receipts", LOCAL), ("log", EDWARDS)])
+def test_the_token_signs_as_the_key_in_a_file(uri: Uri, label: str, local: LocalSigner) -> None:
+    signer = open_signer(uri(label=label))
+    assert signer.algorithm == local.algorithm
+    assert signer.public == local.public == PublicKey.from_spki(signer.public.spki)
     with ThreadPoolExecutor(8) as pool:
         signatures = list(pool.map(lambda n: signer.sign(bytes([n])), range(64)))
-    assert all(LOCAL.public.verify(bytes([n]), signature) for n, signature in enumerate(signatures))
-    assert open_signer(uri()).public == signer.public  # a second session
+    assert all(local.public.verify(bytes([n]), signature) for n, signature in enumerate(signatures))
+    assert open_signer(uri(label=label)).public == signer.public  # a second session
+
+
+def test_receipts_and_the_log_are_signed_on_the_token(
+    uri: Uri, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all of it verifies without the token."""
+    monkeypatch.setenv("LIENZO_HOME", str(tmp_path))
+    monkeypatch.setenv("LIENZO_RECEIPTS_KEY", uri())
+    monkeypatch.setenv("LIENZO_LOG_KEY", uri(label="log"))
+    result = Pipeline.load(mark="full")(Request("a red circle", seed=7, steps=1))
+    save(result, tmp_path / "marked.png")
+    monkeypatch.delenv("LIENZO_RECEIPTS_KEY")
+    monkeypatch.delenv("LIENZO_LOG_KEY")
+
+    assert isinstance(result, Marked) and result.signed.key == base64.b64encode(LOCAL.public.spki).decode()
+    private = {path.name for path in (tmp_path / "keys").glob("*.pem") if b"PRIVATE" in path.read_bytes()}
+    assert private == {"ca.1.pem", "credentials.1.pem"}
+    for command, state in ((["verify", str(tmp_path / "marked.png")], "outcome"), (["log", "check"], "state")):
+        told = CliRunner().invoke(lienzo, [*command, "--json"], catch_exceptions=False)
+        assert json.loads(told.stdout)[state] == "proved", told.output
 
 
 def test_it_signs_credentials(uri: Uri, tmp_path: Path) -> None:
@@ -70,10 +100,10 @@ def test_it_signs_credentials(uri: Uri, tmp_path: Path) -> None:
 
 def test_mistakes_are_told(uri: Uri, tmp_path: Path) -> None:
     for wrong, message in (
-        (uri(token="other"), "no ECDSA key"),
-        (uri(label="other"), "no ECDSA key"),
+        (uri(token="other"), "no Ed25519 or ECDSA key"),
+        (uri(label="other"), "no Ed25519 or ECDSA key"),
         (uri(pin="9999"), "PIN"),
-        (uri(label="rsa"), "no ECDSA key"),
+        (uri(label="rsa"), "no Ed25519 or ECDSA key"),
         (uri(module=tmp_path / "nothing.so"), "Check the names"),
         (uri(pin="nothing"), "cannot be read"),
         ("pkcs11:token=lienzo", "object, module-path, pin-source"),

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import sqlite3
 import stat
@@ -327,14 +328,19 @@ def test_the_key_may_be_in_the_environment(house: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("LIENZO_KEK", kek(KEYS[1]))
     assert {record: store.get(record) for record in kept} == kept
     monkeypatch.setenv("LIENZO_KEK", kek(KEYS[0]))  # a process that was not told
-    with pytest.raises(KeystoreError, match=f"{KEYS[0].id} was retired"):
+    with pytest.raises(KeystoreError, match=f"{KEYS[0].id} to wrap with, which was retired"):
         store.put("r4", "anna", REQUEST, SALT)
-    with pytest.raises(KeystoreError, match=f"{KEYS[0].id} was retired"):
+    with pytest.raises(KeystoreError, match=f"{KEYS[0].id} to wrap with, which was retired"):
         store.rotate()
-    for wrong in ("x", "AAAA", kek(KEYS[0]) + ",!"):
+    for wrong, match in (
+        ("secret!", r"LIENZO_KEK, key 1 of 1: got 7 characters that are no base64\. Allowed: the base64 of 32 bytes"),
+        ("AAAA", r"got a key-encryption key of 3 bytes; expected 32\..*Make one: openssl"),
+        (kek(KEYS[0]) + ",!", r"key 2 of 2: got 1 characters"),
+    ):
         monkeypatch.setenv("LIENZO_KEK", wrong)
-        with pytest.raises(KeystoreError, match=r"LIENZO_KEK: its key . is not the base64 of 32 bytes"):
+        with pytest.raises(KeystoreError, match=match) as caught:
             store.get("0001")
+        assert wrong not in str(caught.value)
 
 
 def test_from_a_file_to_the_environment_or_a_service(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -568,7 +574,23 @@ def test_the_command_line_tells_what_a_rotation_did(
     change(other, "UPDATE prompts SET key = ?", key[:-1] + bytes([key[-1] ^ 1]))
     assert "Warning: r1, its data key: it was changed" in run("rotate", "--records", other).stderr
     monkeypatch.setenv("LIENZO_KEK", kek(KEYS[0]))
-    assert "put the new one before the old one in LIENZO_KEK" in run("rotate").stderr
+    assert f"LIENZO_KEK holds one key, {KEYS[0].id}. Put a new one before it" in run("rotate").stderr
+
+
+def test_records_are_listed_without_any_key(house: Path, run: Callable[..., Result]) -> None:
+    with contextlib.closing(PromptStore()) as store:
+        assert store.records() == []
+        assert "No requests are kept" in run("list").stderr
+        store.put("b2", "anna", b'{"prompt": "a secret"}', SALT)
+        store.put("a1", "bob", REQUEST, SALT)
+    shutil.rmtree(house / "keys")
+    assert run("list").stdout == "a1  bob\nb2  anna\n"
+    assert json.loads(run("list", "--json").stdout) == [
+        {"record": "a1", "tenant": "bob"}, {"record": "b2", "tenant": "anna"},
+    ]  # fmt: skip
+    assert not (house / "keys").exists()
+    result = run("list", "--records", house / "nothing.db")
+    assert result.exit_code == 2 and "nothing is kept there" in result.stderr
 
 
 def test_control_characters_of_a_prompt_do_not_reach_the_terminal(run: Callable[..., Result]) -> None:

@@ -54,6 +54,14 @@ class Served:
                 time.sleep(0.05)
         raise AssertionError(f"still {document['state']}")
 
+    def lienzo(self, *args: str) -> str:
+        """What the command line says on the same machine."""
+        ran = subprocess.run(
+            [sys.executable, "-m", "lienzo", *args],
+            env={**os.environ, "LIENZO_HOME": str(self.home)}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return ran.stdout
+
     def stop(self) -> int:
         self.process.terminate()
         self.process.wait(60)

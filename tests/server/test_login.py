@@ -1,45 +1,31 @@
 """The page's login: a key in a cookie that only the service reads."""
 
-import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
-from lienzo.errors import LienzoError
-from lienzo.server import problems
+from lienzo.server.access import COOKIE
 from lienzo.server.app import create_app
-from lienzo.server.gate import Caller, Gate
-from lienzo.server.page.login import COOKIE
+from lienzo.server.keepers import Keeper
 from lienzo.server.settings import Service
-
-KEY = "lk_right"
-
-
-class StrangerError(LienzoError):
-    """Of this test's gate."""
 
 
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    def admit(self: Gate, headers: Mapping[str, str], cookies: Mapping[str, str], permission: str) -> Caller:
-        if cookies.get(COOKIE) != KEY:
-            raise StrangerError("who?")
-        return Caller("key:1", "tenant")
-
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[TestClient, str]]:
+    """A client over TLS that nobody knows yet, and a key."""
     monkeypatch.setenv("LIENZO_HOME", str(tmp_path))
-    monkeypatch.setattr(Gate, "admit", admit)
-    monkeypatch.setattr(problems, "STATUS", {**problems.STATUS, StrangerError: 401})
-    loop = asyncio.new_event_loop()  # Gradio takes the thread's, and makes one that nobody closes where there is none
-    asyncio.set_event_loop(loop)
-    # not entered: without its lifespan there are no workers, and none are needed here
-    yield TestClient(create_app(Service()), base_url="https://lienzo.test", follow_redirects=False)
-    asyncio.set_event_loop(None)
-    loop.close()
+    monkeypatch.setattr(Keeper, "start", lambda self: None)  # no workers: no picture is made here
+    monkeypatch.setattr(Keeper, "drain", lambda self: None)
+    app = create_app(Service())
+    key = app.state.desk.gate.first_key()
+    with TestClient(app, base_url="https://lienzo.test", follow_redirects=False) as client:
+        yield client, key
 
 
-def test_the_page_leads_to_login_and_a_key_leads_back(client: TestClient) -> None:
+def test_the_page_leads_to_login_and_a_key_leads_back(service: tuple[TestClient, str]) -> None:
+    client, key = service
     asked = client.get("/")
     assert (asked.status_code, asked.headers["location"]) == (303, "/login")
     assert client.post("/gradio_api/queue/join", json={}).status_code == 401
@@ -50,18 +36,19 @@ def test_the_page_leads_to_login_and_a_key_leads_back(client: TestClient) -> Non
     assert wrong.status_code == 401 and 'role="alert"' in wrong.text and "<b>" not in wrong.text
     assert "set-cookie" not in wrong.headers
 
-    entered = client.post("/login", data={"key": f" {KEY} "})
+    entered = client.post("/login", data={"key": f" {key} "})
     assert (entered.status_code, entered.headers["location"]) == (303, "/")
     flags = {part.strip().lower() for part in entered.headers["set-cookie"].split(";")}
-    assert {f"{COOKIE}={KEY}", "httponly", "samesite=strict", "secure", "path=/"} <= flags
+    assert {f"{COOKIE.lower()}={key.lower()}", "httponly", "samesite=strict", "secure", "path=/"} <= flags
     page = client.get("/")
-    assert page.status_code == 200 and KEY not in page.text and "/logout" in page.text
+    assert page.status_code == 200 and key not in page.text and "/logout" in page.text
 
     left = client.post("/logout")
     assert (left.status_code, left.headers["location"]) == (303, "/login")
     assert client.get("/").status_code == 303
 
 
-def test_over_plain_http_the_cookie_is_not_secure_so_that_it_comes_back(client: TestClient) -> None:
-    entered = client.post("http://127.0.0.1/login", data={"key": KEY})
+def test_over_plain_http_the_cookie_is_not_secure_so_that_it_comes_back(service: tuple[TestClient, str]) -> None:
+    client, key = service
+    entered = client.post("http://127.0.0.1/login", data={"key": key})
     assert "secure" not in entered.headers["set-cookie"].lower()

@@ -70,3 +70,11 @@ def test_anybody_may_ask_what_a_picture_proves(served: Served, picture: Image.Im
     assert stripped["outcome"] == "not proved" and stripped["record"] == verdict["record"]
     assert finding["verdict"] == "inconclusive" and finding["model"] == "tiny"
     assert rubbish.status_code == 422 and rubbish.headers["content-type"] == "application/problem+json"
+
+
+def test_another_sites_name_does_not_lead_here(served: Served) -> None:
+    with served.client as client:
+        misled = client.post("/v1/jobs", json={"prompt": "x"}, headers={"Host": "evil.example:80"})
+        named = client.get("/healthz", headers={"Host": "localhost"})
+    assert (misled.status_code, named.status_code) == (421, 200)
+    assert misled.headers["content-type"] == "application/problem+json"

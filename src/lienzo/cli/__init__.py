@@ -15,6 +15,7 @@ from lienzo.cli.text import fail, usage, warn
 from lienzo.errors import LienzoError, NonFiniteError, ProofError, RequestError, UnknownKeyError
 
 COMMANDS: Final = {
+    "access": ("access", "Say who may use the service."),
     "convert": ("models", "Write a model in another layout or dtype."),
     "data": ("data", "Look at training data."),
     "detect": ("detect", "Tell whether a picture came from a model, by its pixels."),

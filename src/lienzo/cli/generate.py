@@ -214,14 +214,25 @@ def generate(prompts: tuple[str, ...], **given: Any) -> None:
         )
     if given["out"] and not _is_folder(given["out"]):
         kind_of(Path(given["out"]))
-    simulation = given["simulation"] or (None if given["source"] is None else _label(given["source"]))
+    told = {} if given["source"] is None else _receipt(given["source"])
+    simulation = given["simulation"] or _label(told)
     settings = Settings.read(mark=given["mark"], private=given["private"], simulation=simulation)
+    if given["mark"] is None and settings.mark == "full" and given["init"] is None and _latent(told):
+        settings = replace(settings, mark="latent")  # else it starts from other noise, and is another picture
     texts = _prompts(prompts, each=given["each"], private=settings.private)
     record, requests = _requests(texts, given)
     with filled(Path(given["out"]) if given["out"] and _is_folder(given["out"]) else Path(".")):
         targets = _targets(given["out"], requests, force=given["force"], private=settings.private)
         bundle = _load(given, record)
-        job = _Job(bundle, requests, targets, record=record, silent=given["as_json"], settings=settings)
+        job = _Job(
+            bundle,
+            requests,
+            targets,
+            record=record,
+            silent=given["as_json"],
+            settings=settings,
+            latent=_latent(told),
+        )
         with progress() as bar:
             job.run(given["batch"], bar)
     if given["as_json"]:
@@ -230,7 +241,12 @@ def generate(prompts: tuple[str, ...], **given: Any) -> None:
 
 @dataclass
 class _Job:
-    """Pictures to make, and those that are made."""
+    """Pictures to make, and those that are made.
+
+    Attributes:
+        record: of the picture that is to be made again.
+        latent: whether that one's initial noise was marked, by its credentials.
+    """
 
     bundle: "Bundle"
     requests: "Sequence[Request]"
@@ -238,6 +254,7 @@ class _Job:
     record: "Record | None"
     silent: bool
     settings: Settings
+    latent: bool
     made: list[dict[str, Any]] = field(default_factory=list)
     unchecked: bool = False
 
@@ -309,10 +326,16 @@ class _Job:
             return
         of = attrgetter("request_digest", "weights.digest", "settings", "adapters", "embeddings")
         if of(made) == of(old) and made.model_made != old.model_made:
-            yield (
-                f"the pixels differ from the recorded ones, which were made with {_means(old)}; this is {_means(made)}, or another "
-                "kind of processor"
-            )
+            differs = "the pixels differ from the recorded ones, which were made"
+            if self.latent:
+                yield (
+                    f"{differs} from marked noise (--mark latent): that comes again only with --mark latent and its maker's "
+                    "watermark key"
+                )
+            elif _means(made) == _means(old):
+                yield f"{differs} with {_means(old)} too, so on another kind of processor or from marked noise (--mark latent)"
+            else:
+                yield f"{differs} with {_means(old)}; this is {_means(made)}, or another kind of processor"
 
 
 def _means(record: "Record") -> str:
@@ -376,19 +399,31 @@ def _requests(texts: list[str], given: Mapping[str, Any]) -> "tuple[Record | Non
     ]
 
 
-def _label(source: str | Path) -> str | None:
-    """The language of the label that a picture carries by its credentials, whoever signed them: it is not to be lost."""
+def _receipt(source: str | Path) -> dict[str, Any]:
+    """What a picture says of itself by its credentials, whoever signed them; nothing where there are none."""
     from lienzo.errors import UnreadableError
     from lienzo.provenance.examine import MOST_BYTES, examine
     from lienzo.reading import read_whole
+
+    receipt = None
+    with suppress(
+        UnreadableError, ImageError, KeyError, TypeError
+    ):  # what is wrong with it, reading its record will tell
+        receipt = examine(read_whole(Path(source), MOST_BYTES), trust_anchors="").document["receipt"]["receipt"]
+    return receipt if isinstance(receipt, dict) else {}
+
+
+def _label(receipt: Mapping[str, Any]) -> str | None:
+    """The language of the label in a picture: it is not to be lost."""
     from lienzo.safety.simulation import WORDS
 
-    with suppress(UnreadableError, ImageError):  # what is wrong with it, reading its record will tell
-        document = examine(read_whole(Path(source), MOST_BYTES), trust_anchors="").document
-        with suppress(KeyError, TypeError):
-            word = document["receipt"]["receipt"]["simulation"]
-            return next((language for language, known in WORDS.items() if known == word), None)
-    return None
+    return next((language for language, word in WORDS.items() if word == receipt.get("simulation")), None)
+
+
+def _latent(receipt: Mapping[str, Any]) -> bool:
+    """Whether a picture's initial noise is marked."""
+    marks = receipt.get("marks")
+    return isinstance(marks, list) and "latent" in marks
 
 
 def _is_folder(out: str) -> bool:

@@ -1,4 +1,4 @@
-"""`lienzo keys`: list, rotate, revoke, export, trust."""
+"""`lienzo keys`: list, rotate, revoke, export, trust, distrust."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lienzo.cli.params import json_option
-from lienzo.cli.text import note, print_json, table
+from lienzo.cli.text import note, plain, print_json, table
 
 if TYPE_CHECKING:
     from lienzo.provenance.keys import KnownKey
@@ -109,8 +109,33 @@ def trust(file: Path, whose: str | None, as_json: bool) -> None:
         table([_row(key) for key in trusted])
 
 
-def _row(key: "KnownKey") -> tuple[str, ...]:
-    state = "trusted" if not key.own else "current" if key.retired is None else f"until {key.retired}"
+@keys.command(short_help="Trust somebody's keys no more.")
+@click.argument("name")
+@json_option
+def distrust(name: str, as_json: bool) -> None:
+    """Trust the keys and certificates of NAME no more, whose list `lienzo keys trust` took; see `lienzo keys list`.
+
+    What they signed is then signed by somebody unknown. Trusting a list of theirs again takes this back; a key that is known to be
+    revoked stays revoked.
+    """
+    from lienzo.provenance import certificates
+    from lienzo.provenance.keys import Keystore
+
+    gone, roots = certificates.distrust(Keystore(), name)
+    if as_json:
+        print_json({"whose": name, "keys": [key.document for key in gone], "certificates": roots})
+    else:
+        click.echo(plain(f"{name}  trusted no more: {len(gone)} keys, {roots} certificates"))
+        table([_row(key, "trusted no more") for key in gone])
+
+
+def _row(key: "KnownKey", state: str = "trusted") -> tuple[str, ...]:
+    """
+    Args:
+        state: of a key of somebody else.
+    """
+    if key.own:
+        state = "current" if key.retired is None else f"until {key.retired}"
     if key.revoked is not None:
         state = f"REVOKED {key.revoked.time}: {key.revoked.reason}"
     return key.public.id[:16], key.name, key.public.algorithm, f"made {key.made}" if key.made else "", state

@@ -1,18 +1,22 @@
 """`lienzo log`: show, checkpoint, export, check, verify."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lienzo.cli import signals
 from lienzo.cli.params import json_option
+from lienzo.cli.progress import Progress, progress
 from lienzo.cli.text import note, plain, print_json, table, warn
 from lienzo.errors import InputError, LogError
 
 if TYPE_CHECKING:
     from lienzo.provenance.log import Audit, Log
+    from lienzo.provenance.log.audit import Advance
 
 MAX_CHECKPOINT = 100_000
 EXIT = {"proved": 0, "not proved": 1, "tampered": 3}
@@ -109,8 +113,8 @@ def check(held: tuple[Path, ...], where: str | None, as_json: bool) -> None:
     That the log was set back, or replaced with another one of the same key, can only be told with --checkpoint.
     """
     notes = [_read_checkpoint(path) for path in held]
-    with _opened(where, sign=False) as opened:
-        audit = opened.check(notes)
+    with _opened(where, sign=False) as opened, reading_log(opened.where) as advance:
+        audit = opened.check(notes, advance=advance)
     _report(audit, as_json)
 
 
@@ -121,7 +125,7 @@ def check(held: tuple[Path, ...], where: str | None, as_json: bool) -> None:
 @json_option
 def verify(file: Path, key: str | None, held: tuple[Path, ...], as_json: bool) -> None:
     """Check EXPORT, a log that somebody exported. Exits with 0 if it is whole and signed with a key that you trust, 1 if the key
-    is not known, 3 if something was changed.
+    is not known or the export is older than a --checkpoint, 3 if something was changed.
 
     Without --key, your own keys and those you trust count (`lienzo keys list`).
     """
@@ -135,7 +139,9 @@ def verify(file: Path, key: str | None, held: tuple[Path, ...], as_json: bool) -
     stamped = (lambda answer, message: verify_timestamp(answer, message, roots)) if roots else None
     given = None if key is None else NoteKey.parse(key)
     keys = Keystore().log_keys() if given is None else [PublicKey.from_spki(given.spki)]
-    audit = verify_export(file, keys, origin=None if given is None else given.name, held=notes, stamped=stamped)
+    origin = None if given is None else given.name
+    with reading_log(file.name) as advance:
+        audit = verify_export(file, keys, origin=origin, held=notes, stamped=stamped, advance=advance)
     _report(audit, as_json)
 
 
@@ -150,6 +156,18 @@ def _opened(where: str | None, *, sign: bool) -> "Log":
     if not keys:
         raise LogError(f"{place}: there is no key of a log here yet. It is made with the first picture that is logged.")
     return Log.open(place, signer=Keystore().signer("log") if sign else None, keys=keys)
+
+
+@contextlib.contextmanager
+def reading_log(name: str) -> "Iterator[Advance]":
+    """A progress bar while a log is gone through; Ctrl-C stops it."""
+    with progress() as bar:
+        yield lambda done, of: read_so_far(bar, name, done, of)
+
+
+def read_so_far(bar: Progress, name: str, done: int, of: int) -> None:
+    signals.check()
+    bar.advance(f"reading {plain(name)}", done, of)
 
 
 def _read_checkpoint(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""`lienzo prompts`: show, erase, rotate."""
+"""`lienzo prompts`: list, show, erase, rotate."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lienzo.cli.params import F, json_option
-from lienzo.cli.text import note, plain, print_json, warn
+from lienzo.cli.text import note, plain, print_json, table, warn
 from lienzo.errors import RecordError
 
 if TYPE_CHECKING:
@@ -28,6 +28,20 @@ def prompts() -> None:
 
     Keys: $LIENZO_KEK (base64 of 32 bytes), else a file in $LIENZO_HOME/keys that is made when it is first needed.
     """
+
+
+@prompts.command("list", short_help="List of which records a request is kept.")
+@records_option
+@json_option
+def list_(records: str | None, as_json: bool) -> None:
+    """List the records of which a request is kept, each with its tenant. No prompt is shown, and no key is needed."""
+    kept = _store(records).records()
+    if as_json:
+        print_json([{"record": record, "tenant": tenant} for record, tenant in kept])
+    elif kept:
+        table(kept)
+    else:
+        note("No requests are kept.")
 
 
 @prompts.command(short_help="Show a kept request.")
@@ -91,7 +105,10 @@ def rotate(records: str | None, as_json: bool) -> None:
     if done.resumed and not as_json:
         note("This went on with keys that were there already. For a fresh key run it once more.")
     if not done.retired and not done.failed:
-        note("No other key was there: put the new one before the old one in LIENZO_KEK.")
+        note(
+            f"Nothing was changed: LIENZO_KEK holds one key, {done.current}. Put a new one before it, with a comma between, and run "
+            "this again."
+        )
 
 
 def _store(records: str | None, *, is_there: bool = True) -> "PromptStore":

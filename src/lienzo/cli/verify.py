@@ -1,17 +1,22 @@
 """`lienzo verify`."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from lienzo.cli import signals
+from lienzo.cli.log import read_so_far
 from lienzo.cli.params import json_option
-from lienzo.cli.text import note, plain, print_json
+from lienzo.cli.progress import progress
+from lienzo.cli.text import plain, print_json
 from lienzo.errors import InputError
 from lienzo.reading import read_whole
 
 if TYPE_CHECKING:
+    from lienzo.pipeline.generate import Step
     from lienzo.pipeline.request import Request
 
 MAX_REVEAL = 1_000_000
@@ -52,8 +57,15 @@ def verify(
 
     data = read_whole(picture, MOST_BYTES)
     opened = None if reveal is None else _revealed(reveal)
-    again = maker(data, opened, model, note) if regenerate else None
-    verdict = judge(data, name=str(picture), logs=logs, opened=opened, regenerate=again)
+    with progress() as bar:
+
+        def show(step: "Step") -> None:
+            signals.check()
+            bar.advance("making it again", step.index, step.of)
+
+        again = maker(data, opened, model, show) if regenerate else None
+        reading = partial(read_so_far, bar)
+        verdict = judge(data, name=str(picture), logs=logs, opened=opened, regenerate=again, advance=reading)
     if as_json:
         print_json(verdict.document)
     else:

@@ -3,23 +3,36 @@
 The own authority is two keys of the keystore, "ca" and "credentials", and beside its folder another with their
 certificates:
 
-    ca/root.1.crt     of the authority's key; a new one when the key was rotated or the certificate grows old
-    ca/leaf.1.crt     of the key that signs pictures
-    ca/trusted/ID.crt roots of others that are trusted
+    ca/root.1.crt      of the authority's key; a new one when the key was rotated or the certificate grows old
+    ca/leaf.1.crt      of the key that signs pictures
+    ca/trusted/ID.json a root of somebody else that is trusted, and whose trust list it came with
 
 A self-made authority vouches for nobody's name. It says: signed by whoever holds this key, and changed by nobody since.
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import rfc8785
+
 from lienzo.errors import KeystoreError
-from lienzo.provenance.keys import Keystore, KnownKey, LocalSigner, PublicKey, Signer, load_public, of_file, trust_list
+from lienzo.provenance.keys import (
+    Keystore,
+    KnownKey,
+    LocalSigner,
+    PublicKey,
+    Signer,
+    list_owner,
+    load_public,
+    named_signer,
+    trust_list,
+)
 from lienzo.provenance.vault import Vault
 
 if TYPE_CHECKING:
@@ -83,7 +96,7 @@ def anchors(store: Keystore | None = None) -> str:
     revoked = {key.public for key in store.keys() if key.revoked is not None}
     vault = _vault(store)
     roots = [_read(vault, path) for path in vault.generations("root", "crt")]
-    roots += [_read(vault, path) for path in sorted((vault.folder / "trusted").glob("*.crt"))]
+    roots += [root for _, _, root in _trusted(vault)]
     if chain := os.environ.get("LIENZO_CERT_CHAIN"):
         roots.append(_load_chain(Path(chain))[-1])
     return "".join(dict.fromkeys(_pem(root) for root in roots if _public(root) not in revoked))
@@ -100,7 +113,7 @@ def trust(store: Keystore, document: bytes | Mapping[str, Any], whose: str | Non
     """Trust the keys and roots of a trust list; see `Keystore.trust`.
 
     Raises:
-        KeystoreError: no trust list, or damaged; then none of it is taken.
+        KeystoreError: no trust list, or damaged, or nobody's; then none of it is taken.
     """
     from cryptography import x509
 
@@ -116,12 +129,52 @@ def trust(store: Keystore, document: bytes | Mapping[str, Any], whose: str | Non
             raise KeystoreError(
                 f"certificate {number} of the trust list: {error}. Nothing of the list was taken."
             ) from None
-        taken.append(certificate)
+        taken.append(_pem(certificate))
+    owner = list_owner(document, whose)
+    if taken and owner is None and not document.get("keys"):
+        raise KeystoreError("got a trust list with certificates that says not whose they are. Say it (--as).")
     keys = store.trust(document, whose)
-    for certificate in taken:
-        text = _pem(certificate).encode()
-        _vault(store).put(f"trusted/{hashlib.sha256(text).hexdigest()}.crt", text, if_exists="overwrite")
+    for pem in taken:
+        text = rfc8785.dumps({"whose": keys[0].whose if keys else owner, "certificate": pem})
+        _vault(store).put(f"trusted/{hashlib.sha256(text).hexdigest()}.json", text, if_exists="overwrite")
     return keys
+
+
+def distrust(store: Keystore, whose: str) -> tuple[list[KnownKey], int]:
+    """Trust the keys and roots of somebody's trust lists no more. A root that somebody else's list vouches for too stays.
+
+    Args:
+        whose: the name that they are trusted under.
+
+    Returns:
+        The keys that counted until now, and how many roots did.
+
+    Raises:
+        KeystoreError: nobody of that name is trusted.
+    """
+    vault = _vault(store)
+    roots = [(path, owner) for path, owner, _ in _trusted(vault)]
+    names = {owner for _, owner in roots} | {key.whose for key in store.keys() if key.whose is not None}
+    if whose not in names:
+        raise KeystoreError(f"got the name {whose[:100]!r}; trusted are: {', '.join(sorted(names)) or 'none yet'}.")
+    theirs = [path for path, owner in roots if owner == whose]
+    for path in theirs:  # before the keys: if stopped in between, the name is still known and it can be run again
+        vault.remove(path)
+    return store.distrust(whose), len(theirs)
+
+
+def _trusted(vault: Vault) -> "Iterator[tuple[Path, str, x509.Certificate]]":
+    """Each trusted root's file, whose list it came with, and itself."""
+    from cryptography import x509
+
+    for path in sorted((vault.folder / "trusted").glob("*.json")):
+        try:
+            document = json.loads(vault.read(path))
+            yield path, str(document["whose"]), x509.load_pem_x509_certificate(document["certificate"].encode("ascii"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise KeystoreError(
+                f"{path}: holds no trusted certificate. Remove it, and trust its owner's list again."
+            ) from None
 
 
 def _own(store: Keystore) -> "tuple[x509.Certificate, x509.Certificate]":
@@ -221,13 +274,7 @@ def _name(public: PublicKey) -> "x509.Name":
 def _organisation(chain: Path, key: str | Path) -> Issuer:
     certificates = _load_chain(chain)
     leaf = certificates[0]
-    if str(key).startswith("pkcs11:"):
-        from lienzo.provenance.pkcs11 import open_signer
-
-        signer: Signer = open_signer(str(key))
-    else:
-        with of_file(Path(key)):
-            signer = LocalSigner.from_pem(Vault(Path(key).parent).read(Path(key)))
+    signer = named_signer(str(key))
     if _public(leaf) != signer.public:
         raise KeystoreError(f"{chain}: its first certificate is not of the key {key}. Give the chain of that key.")
     now = datetime.now(UTC)

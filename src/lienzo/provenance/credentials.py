@@ -125,6 +125,7 @@ def add(
     binding: SoftBinding | None = None,
     parent: Parent | None = None,
     composite: bool = False,
+    label: str | None = None,
     authority: Authority | None = None,
     trust_anchors: str = "",
 ) -> Signed:
@@ -138,6 +139,7 @@ def add(
         binding: becomes the assertion `c2pa.soft-binding`, and an action that says there is a mark.
         parent: the input of img2img and inpainting. Without one, the picture was created; with one, opened and edited.
         composite: parts of the parent are in the picture still (inpainting).
+        label: what a visible label in the picture says; becomes an action that says so.
         authority: of timestamps. Without its word the picture can be verified as long as the signer's certificate
             is valid. If it cannot be had, the picture is signed without it, and `warnings` says so.
         trust_anchors: PEM certificates of the authorities that are trusted: what the manifest says of the parent's
@@ -148,7 +150,7 @@ def add(
     """
     if kind_of_data(data) != kind:
         raise CredentialsError(f"got bytes that are no {kind} picture; give what was encoded as one.")
-    manifest = _manifest(kind, title, receipt, binding, parent is not None, composite)
+    manifest = _manifest(kind, title, receipt, binding, parent is not None, composite, label)
     sign = functools.partial(_sign, data, kind, manifest, issuer, parent, trust_anchors)
     if authority is None:
         return sign(None)
@@ -260,6 +262,7 @@ def _manifest(
     binding: SoftBinding | None,
     has_parent: bool,
     composite: bool,
+    label: str | None,
 ) -> dict[str, Any]:
     """A manifest definition, as the library takes it."""
     if composite and not has_parent:
@@ -270,6 +273,10 @@ def _manifest(
         if has_parent
         else [{"action": "c2pa.created", **made}]
     )
+    if label is not None:
+        actions.append(
+            {"action": "c2pa.edited", "softwareAgent": _AGENT, "description": f"Burnt in a visible label: {label}"}
+        )
     assertions: list[dict[str, Any]] = [
         {"label": "c2pa.actions", "data": {"actions": actions, "allActionsIncluded": True}}
     ]

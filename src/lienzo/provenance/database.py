@@ -5,6 +5,7 @@ commits back), overwrites with zeros what is deleted, and is its owner's alone.
 """
 
 import contextlib
+import errno
 import os
 import time
 import weakref
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # imported where it is used: it takes a fifth of a second
 WAIT = 30.0
 """Seconds to wait for another process that writes."""
 
-_CREATION = 0x6C69656E  # any number, but the same for all who make tables
+_ALONE = 0x6C69656E  # any number, but the same for all
 
 
 class Database:
@@ -39,9 +40,7 @@ class Database:
         self._engine, self.name = _engine(place)
         weakref.finalize(self, self._engine.dispose)  # whoever forgets to close leaves no connection open
         self._reader = self._engine.execution_options(lienzo_reads=True)
-        with self.writing() as connection:
-            if self.is_postgresql:  # two processes that make the same table at once would meet in the catalogue
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION})")
+        with self.alone() as connection:  # two processes that make the same table at once would meet in the catalogue
             tables.create_all(connection)
 
     @property
@@ -58,6 +57,14 @@ class Database:
     def writing(self) -> Iterator["Connection"]:
         """A transaction, durable once the block is left; alone in writing on SQLite from its beginning."""
         with self._told(), self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator["Connection"]:
+        """A transaction that no other of its kind runs beside, on PostgreSQL too."""
+        with self.writing() as connection:
+            if self.is_postgresql:
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ALONE})")
             yield connection
 
     def scrub(self) -> None:
@@ -127,7 +134,13 @@ def _engine(place: str | Path) -> tuple["Engine", str]:
         return engine, name
     if url.drivername != "sqlite" or not url.database:
         raise StoreError(f"got the database {name}. Allowed: a file, sqlite:///file, or postgresql://user@host/name.")
-    _make_file(Path(url.database))
+    path = Path(url.database)
+    try:
+        make_file(path)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be opened: {error.strerror or error}. Name a file that you may write to."
+        ) from None
     engine = create_engine(url, connect_args={"timeout": WAIT, "check_same_thread": False}, **options)
 
     @event.listens_for(engine, "connect")
@@ -159,12 +172,20 @@ def durable(connection: Any, _: object) -> None:
     connection.commit()
 
 
-def _make_file(path: Path) -> None:
-    """SQLite gives the files beside it the same mode."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be opened: {error.strerror or error}. Name a file that you may write to."
-        ) from None
+def make_file(path: Path) -> None:
+    """Make a database's file where there is none, its owner's alone; SQLite gives the files beside it the same mode.
+
+    One that is there is not opened: POSIX drops all locks of a process on a file as soon as the process closes it anywhere, and
+    with its locks SQLite would lose what keeps other processes from taking its write-ahead log away.
+
+    Raises:
+        OSError: it cannot be made, or not be written.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        return
+    if not path.is_file():
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))

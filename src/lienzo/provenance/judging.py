@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from lienzo.errors import InputError, KeystoreError, MetadataError, UnreadableError
-from lienzo.pipeline.generate import finished, generate
+from lienzo.pipeline.generate import Step, finished, generate
 from lienzo.pipeline.request import InputImage, Request
 from lienzo.provenance.certificates import anchors
 from lienzo.provenance.examine import examine
@@ -33,6 +34,7 @@ def judge(
     logs: Sequence[str] = (),
     opened: Opened | None = None,
     regenerate: Callable[[SignedReceipt], str] | None = None,
+    advance: Callable[[str, int, int], None] | None = None,
 ) -> Verdict:
     """Tell layer by layer what a picture's marks prove. Nothing is fetched from anywhere.
 
@@ -42,6 +44,7 @@ def judge(
         logs: exports, the own log, or database URLs; none: the own log, if there is one.
         opened: what somebody says was asked for.
         regenerate: makes the picture again, see `maker`; None: it is not made again.
+        advance: told now and then which export was gone through how far, and of how much.
 
     Raises:
         InputError: no picture, a damaged or a hostile one.
@@ -60,28 +63,30 @@ def judge(
         keys=known,
         watermark_keys=store.secrets("watermark"),
         log_keys=log_keys,
-        ledgers=_ledgers(logs, log_keys),
+        ledgers=_ledgers(logs, log_keys, advance),
         opened=opened,
         regenerate=regenerate,
     )
     return verify(found, sources)
 
 
-def _ledgers(logs: Sequence[str], keys: Sequence[PublicKey]) -> list[Ledger]:
+def _ledgers(
+    logs: Sequence[str], keys: Sequence[PublicKey], advance: Callable[[str, int, int], None] | None
+) -> list[Ledger]:
     own = Settings.read().place("log")
     if not logs and ("://" in own or Path(own).exists()):
         logs = (own,)
-    return [ledger(where, own, keys) for where in logs]
+    return [ledger(where, own, keys, None if advance is None else partial(advance, Path(where).name)) for where in logs]
 
 
 def maker(
-    data: bytes, opened: Opened | None, model: str | None, tell: Callable[[str], object]
+    data: bytes, opened: Opened | None, model: str | None, on_step: Callable[[Step], object] | None = None
 ) -> Callable[[SignedReceipt], str]:
     """Makes the picture again, from the request that it carries, that was revealed, or that is kept here.
 
     Args:
         model: that made it; None: the embedded one.
-        tell: is told before it begins.
+        on_step: called after every evaluation of the network.
     """
     store = Keystore()
 
@@ -103,14 +108,13 @@ def maker(
             raise InputError(
                 f"it was made with {receipt.weights.name}, weights {receipt.weights.digest[:16]}; name that model (--model)."
             )
-        tell("Making the picture again ...")
         starts: list[torch.Tensor | None] = [None]
         if "latent" in receipt.marks:
             starts = [latents_for(bundle, asked, secret) for secret in store.secrets("watermark")]
             if not starts:
                 raise KeystoreError("its initial noise was made with its maker's watermark key, which is not here.")
         for start in starts:
-            (result,) = finished(generate(bundle, asked, latents=start))
+            (result,) = finished(generate(bundle, asked, latents=start), on_step)
             made = commit_unmarked(InputImage.of(result.image).sha256, salt if receipt.private else None)
             if made == receipt.unmarked:
                 break

@@ -3,7 +3,7 @@
 A folder of files that only their owner may read; nobody has to make it first:
 
     receipts.1.pem    first signing key for receipts; once a later one is there, only its public half is left
-    receipts.2.pem    the current one: the highest number
+    receipts.2.pem    the current one: the highest number; only its public half, where the private one is elsewhere (`NAMED`)
     watermark.1.hex   a secret; old ones stay, since old pictures still carry their marks
     revoked/ID.json   when and why a key was revoked
     trusted/ID.json   somebody else's public key, and what to call it
@@ -42,6 +42,11 @@ SECRET_BYTES = 32
 TRUST_FORMAT = "lienzo-keys/2"
 MAX_TRUST_FILE = 1_000_000
 _HALF = 32  # bytes of r and of s
+NAMED: Mapping[str, tuple[str, tuple[Algorithm, ...]]] = {
+    "receipts": ("LIENZO_RECEIPTS_KEY", ("ed25519", "es256")),
+    "log": ("LIENZO_LOG_KEY", ("ed25519",)),
+}
+"""Purposes whose key may lie elsewhere: the variable that says where (see `named_signer`), and the algorithms that it may be of."""
 
 
 @dataclass(frozen=True)
@@ -251,14 +256,16 @@ class Keystore:
         return self._vault.folder
 
     def signer(self, purpose: str = "receipts", *, algorithm: Algorithm = "ed25519") -> Signer:
-        """The current key of a purpose.
+        """The current key of a purpose: the one that the environment names (see `NAMED`), else the keystore's own.
 
         Args:
             algorithm: of the first key, if there is none yet; an existing one keeps its own.
 
         Raises:
-            KeystoreError: a key file that others may read, or a damaged one.
+            KeystoreError: a key file that others may read, or a damaged one; a named key that cannot be used, or was revoked.
         """
+        if (named := _named(purpose)) is not None:
+            return self._remembered(purpose, *named)
         while True:
             latest = self._vault.latest(purpose, "pem")
             if latest is None:
@@ -268,10 +275,12 @@ class Keystore:
             if b"PRIVATE KEY" not in text:
                 if self._vault.latest(purpose, "pem") != latest:
                     continue  # another process replaced it in between
+                where = f", name where that is ({NAMED[purpose][0]})" if purpose in NAMED else ""
                 raise KeystoreError(
-                    f"{latest}: holds no private key. Run `lienzo keys rotate {purpose}` to have a new one made."
+                    f"{latest}: holds no private key. Restore it{where}, or run `lienzo keys rotate {purpose}` to have a new "
+                    "one made."
                 )
-            with of_file(latest):
+            with told_of(latest):
                 signer = LocalSigner.from_pem(text)
             if self._revocation(signer.public.id) is None:
                 return signer
@@ -319,8 +328,12 @@ class Keystore:
             The new key; None for a secret, of which nothing is public.
 
         Raises:
-            KeystoreError: there is nothing of that purpose.
+            KeystoreError: there is nothing of that purpose, or the environment names its key.
         """
+        if (named := _named(purpose)) is not None:
+            raise KeystoreError(
+                f"the key for {purpose} is the one that {named[0]} names. Name the next one there; the old one stays known."
+            )
         if (latest := self._vault.latest(purpose, "pem")) is not None:
             kind = algorithm or self._read_public(latest).algorithm
             self._vault.add(purpose, "pem", latest, lambda: _private_file(purpose, kind))
@@ -334,7 +347,8 @@ class Keystore:
 
     def revoke(self, key_id: str, reason: str) -> KnownKey:
         """Say that a key is not to be trusted. What it signed then counts for nothing, since nobody can tell when it
-        was signed. The current key of a purpose is followed by a new one. Once revoked, the first time and reason stay.
+        was signed. The current key of a purpose is followed by a new one, unless the environment names it. Once revoked, the
+        first time and reason stay.
 
         Args:
             key_id: the whole id, or so much of its beginning that only one key has it; at least 8 digits.
@@ -346,7 +360,7 @@ class Keystore:
             raise KeystoreError("reason: got nothing. Say in a few words why the key is not to be trusted any more.")
         known = self.find(key_id)
         self._mark_revoked(known.public.id, Revocation(_now(), reason.strip()))
-        if known.own and known.retired is None:
+        if known.own and known.retired is None and _named(known.purpose) is None:
             self.rotate(known.purpose)
         return self.find(known.public.id)
 
@@ -416,7 +430,8 @@ class Keystore:
             if (known.whose, known.purpose) != (key.whose, key.purpose):
                 raise KeystoreError(
                     f"got a trust list of {key.whose!r} with the {key.purpose} key {key.public.id[:16]}, which is trusted here as "
-                    f"{known.name!r}. Nothing of it was taken. If it is {known.whose!r}'s newer list, say so (--as)."
+                    f"{known.name!r}. Nothing of it was taken. If it is {known.whose!r}'s newer list, say so (--as); if "
+                    f"{known.whose!r} is to be trusted no more, run `lienzo keys distrust` first."
                 )
         for key in keys:
             text = json.dumps(key.document, indent=2, ensure_ascii=False).encode()
@@ -425,14 +440,48 @@ class Keystore:
                 self._mark_revoked(key.public.id, key.revoked)
         return [self.find(key.public.id) for key in keys]
 
+    def distrust(self, whose: str) -> list[KnownKey]:
+        """Trust somebody's keys no more; `trust` takes them back. What is known to be revoked stays so.
+
+        Returns:
+            The keys that counted until now; none where nobody of that name was trusted.
+        """
+        theirs = [key for key in self._trusted() if key.whose == whose]
+        for key in theirs:
+            self._vault.remove(self.folder / "trusted" / f"{key.public.id}.json")
+        return theirs
+
     # Files
+
+    def _remembered(self, purpose: str, variable: str, key: str) -> Signer:
+        """The key that the environment names; its public half is kept, so that what it signs can be checked here."""
+        with told_of(variable):
+            signer, allowed = named_signer(key), NAMED[purpose][1]
+            if signer.algorithm not in allowed:
+                raise KeystoreError(
+                    f"got a key of the algorithm {signer.algorithm}. Allowed for {purpose}: {', '.join(allowed)}."
+                )
+            while True:
+                latest = self._vault.latest(purpose, "pem")  # before looking: so only one of two processes adds it
+                known = next((key for key in self.keys() if key.public == signer.public), None)
+                if known is None:
+                    self._vault.add(purpose, "pem", latest, lambda: _public_file(signer.public, purpose, _now()))
+                    self._forget_private(purpose)
+                elif not known.own or known.purpose != purpose:
+                    raise KeystoreError(
+                        f"the key {signer.public.id[:16]} is {known.name!r} here, and a key counts for one purpose. Name another one."
+                    )
+                elif known.revoked is not None:
+                    raise KeystoreError(f"the key {signer.public.id[:16]} was revoked. Name another one.")
+                else:
+                    return signer
 
     def _read_public(self, path: Path) -> PublicKey:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
         text = self._vault.read(path)
-        with of_file(path):
+        with told_of(path):
             if b"PRIVATE KEY" in text:
                 return LocalSigner.from_pem(text).public
             try:
@@ -461,7 +510,7 @@ class Keystore:
     def _trusted(self) -> Iterator[KnownKey]:
         for path in sorted((self.folder / "trusted").glob("*.json")):
             document = _json(path, self._vault.read(path))
-            with of_file(path):
+            with told_of(path):
                 (key,) = _from_document({"format": TRUST_FORMAT, "keys": [document]}, document.get("whose"))
             yield replace(key, revoked=self._revocation(key.public.id))
 
@@ -477,6 +526,33 @@ class Keystore:
             return
         text = json.dumps({"time": revocation.time, "reason": revocation.reason}, ensure_ascii=False).encode()
         self._vault.put(f"revoked/{key_id}.json", text, if_exists="keep")
+
+
+def named_signer(key: str) -> Signer:
+    """The key that a setting names.
+
+    Args:
+        key: a PKCS#8 PEM file of mode 0600, or a PKCS#11 URI (see `lienzo.provenance.pkcs11`).
+
+    Raises:
+        KeystoreError: it cannot be used.
+    """
+    if key.startswith("pkcs11:"):
+        from lienzo.provenance.pkcs11 import open_signer
+
+        return open_signer(key)
+    path = Path(key)
+    with told_of(path):
+        return LocalSigner.from_pem(Vault(path.parent).read(path))
+
+
+def _named(purpose: str) -> tuple[str, str] | None:
+    """The variable that may name a purpose's key, and what it names; None where it names none."""
+    if purpose not in NAMED:
+        return None
+    variable, _ = NAMED[purpose]
+    key = os.environ.get(variable)
+    return (variable, key) if key else None
 
 
 def home() -> Path:
@@ -505,6 +581,18 @@ def trust_list(document: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
     return _json(None, document)
 
 
+def list_owner(document: Mapping[str, Any], whose: str | None) -> str | None:
+    """What to call a trust list's owner: as the caller says, else as the list does; None where neither does.
+
+    Raises:
+        KeystoreError: a name that cannot be shown.
+    """
+    whose = whose or document.get("name")
+    if whose is not None and not (isinstance(whose, str) and 0 < len(whose) <= 100 and whose.isprintable()):
+        raise KeystoreError("got a name for the list's owner that cannot be shown. Give up to 100 letters in one line.")
+    return whose
+
+
 def _from_document(document: Mapping[str, Any], whose: str | None) -> Iterator[KnownKey]:
     """The keys of a trust list.
 
@@ -514,9 +602,7 @@ def _from_document(document: Mapping[str, Any], whose: str | None) -> Iterator[K
     keys = document.get("keys")
     if document.get("format") != TRUST_FORMAT or not isinstance(keys, list):
         raise KeystoreError(f"no trust list: expected what `lienzo keys export` writes (format {TRUST_FORMAT!r}).")
-    whose = whose or document.get("name")
-    if whose is not None and not (isinstance(whose, str) and 0 < len(whose) <= 100 and whose.isprintable()):
-        raise KeystoreError("got a name for the list's owner that cannot be shown. Give up to 100 letters in one line.")
+    whose = list_owner(document, whose)
     for number, key in enumerate(keys, 1):
         try:
             public = PublicKey.from_spki(decode64(key["spki"]))
@@ -619,9 +705,9 @@ def _spelled(time: datetime) -> str:
 
 
 @contextlib.contextmanager
-def of_file(path: Path) -> Iterator[None]:
-    """Say in errors which file it is."""
+def told_of(what: Path | str) -> Iterator[None]:
+    """Say in errors which file or variable it is."""
     try:
         yield
     except KeystoreError as error:
-        raise KeystoreError(f"{path}: {error}") from None
+        raise KeystoreError(f"{what}: {error}") from None

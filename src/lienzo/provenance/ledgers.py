@@ -7,6 +7,7 @@ from pathlib import Path
 from lienzo.errors import InputError, ProofError, UnknownKeyError
 from lienzo.provenance.keys import PublicKey
 from lienzo.provenance.log import Log, check_header, verify_export, verify_proof
+from lienzo.provenance.log.audit import Advance
 from lienzo.provenance.verify import Records
 
 
@@ -41,11 +42,12 @@ class ExportedLog:
 
     path: Path
     keys: Sequence[PublicKey]
+    advance: Advance | None = None
 
     def find(self, key: str) -> Records:
         """See `lienzo.provenance.verify.Ledger`."""
         name = f"the exported log {self.path.name}"
-        audit = verify_export(self.path, self.keys, wanted=key)
+        audit = verify_export(self.path, self.keys, wanted=key, advance=self.advance)
         if audit.problems:
             raise ProofError(f"{name}: {audit.problems[0]}")
         if audit.unproved:
@@ -53,11 +55,12 @@ class ExportedLog:
         return Records(name, audit.origin, audit.size, audit.found)
 
 
-def ledger(where: str, own: str, keys: Sequence[PublicKey]) -> OpenLog | ExportedLog:
+def ledger(where: str, own: str, keys: Sequence[PublicKey], advance: Advance | None = None) -> OpenLog | ExportedLog:
     """The own log or a URL as a database, any other file as an export: a stranger's database could make us compute for ever.
 
     Args:
         own: where the own log is.
+        advance: told now and then how much of an export was gone through.
 
     Raises:
         InputError: another file than an export.
@@ -78,7 +81,7 @@ def ledger(where: str, own: str, keys: Sequence[PublicKey]) -> OpenLog | Exporte
             "`lienzo log export`."
         )
     check_header(path)
-    return ExportedLog(path, keys)
+    return ExportedLog(path, keys, advance)
 
 
 def _same(path: Path, other: Path) -> bool:

@@ -248,6 +248,7 @@ class Notary:
             binding=SoftBinding(ALGORITHM, receipt.id) if "watermark" in receipt.marks else None,
             parent=parent,
             composite=marked.request.mask is not None,
+            label=receipt.simulation,
             authority=configured(),
             trust_anchors=anchors(self.keys),
         )

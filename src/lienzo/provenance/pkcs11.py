@@ -15,7 +15,7 @@ from lienzo.provenance.vault import Vault
 
 @dataclass(frozen=True)
 class TokenSigner:
-    """ES256 by a key on a token. One signature at a time: a session of PKCS#11 is for one thread."""
+    """Ed25519 or ES256 by a key on a token. One signature at a time: a session of PKCS#11 is for one thread."""
 
     public: PublicKey
     _key: Any = field(repr=False, compare=False)
@@ -26,17 +26,20 @@ class TokenSigner:
         return self.public.algorithm
 
     def sign(self, message: bytes) -> bytes:
-        """r || s, 64 bytes.
+        """64 bytes: an Ed25519 signature, or r || s of ES256.
 
         Raises:
             KeystoreError: the token was taken out, or refuses.
         """
         import pkcs11
 
+        if self.algorithm == "ed25519":
+            what, mechanism = message, pkcs11.Mechanism.EDDSA
+        else:  # the hash is made here, since many tokens sign hashes only
+            what, mechanism = hashlib.sha256(message).digest(), pkcs11.Mechanism.ECDSA
         try:
             with self._lock:
-                # the hash is made here, since many tokens sign hashes only
-                signature = self._key.sign(hashlib.sha256(message).digest(), mechanism=pkcs11.Mechanism.ECDSA)
+                signature = self._key.sign(what, mechanism=mechanism)
         except pkcs11.PKCS11Error as error:
             raise KeystoreError(f"the token does not sign: {_said(error)}. Is it still plugged in?") from None
         return bytes(signature)
@@ -51,28 +54,56 @@ def open_signer(uri: str) -> TokenSigner:
 
     Raises:
         MissingExtraError: python-pkcs11 is not installed.
-        KeystoreError: something in the URI is missing or not there; a wrong PIN; a key that is not ECDSA on P-256.
+        KeystoreError: something in the URI is missing or not there; a wrong PIN; a key that is neither Ed25519 nor ECDSA on
+            P-256.
     """
     try:
         import pkcs11
-        from pkcs11.util.ec import encode_ec_public_key
     except ImportError:
         raise MissingExtraError('A key on a PKCS#11 token needs python-pkcs11: pip install "lienzo[pkcs11]"') from None
     token, label, module, pin = _parts(uri)
     try:
         session, lock = _session(module, token, pin)
         with lock:
-            private, public = (
-                session.get_key(object_class=half, key_type=pkcs11.KeyType.EC, label=label)
-                for half in (pkcs11.ObjectClass.PRIVATE_KEY, pkcs11.ObjectClass.PUBLIC_KEY)
-            )
-            spki = encode_ec_public_key(public)
+            private = _half(session, pkcs11.ObjectClass.PRIVATE_KEY, label)
+            spki = _spki(_half(session, pkcs11.ObjectClass.PUBLIC_KEY, label))
     except (pkcs11.PKCS11Error, RuntimeError) as error:
         raise KeystoreError(
-            f"no ECDSA key {label!r} on the token {token!r} through {module}: {_said(error)}. "
+            f"no Ed25519 or ECDSA key {label!r} on the token {token!r} through {module}: {_said(error)}. "
             "Check the names in the URI, the library and the PIN."
         ) from None
     return TokenSigner(PublicKey.from_spki(spki), private, lock)
+
+
+def _half(session: Any, half: Any, label: str) -> Any:
+    """The private or the public key of that label; keys of kinds that lienzo does not use are passed over."""
+    import pkcs11
+
+    wanted = {pkcs11.Attribute.CLASS: half, pkcs11.Attribute.LABEL: label}
+    kinds = (pkcs11.KeyType.EC_EDWARDS, pkcs11.KeyType.EC)
+    found = [key for key in session.get_objects(wanted) if key.key_type in kinds]
+    if len(found) != 1:
+        raise pkcs11.MultipleObjectsReturned if found else pkcs11.NoSuchKey
+    return found[0]
+
+
+def _spki(public: Any) -> bytes:
+    import pkcs11
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+    from pkcs11.util.ec import encode_ec_public_key
+
+    if public.key_type == pkcs11.KeyType.EC:
+        return bytes(encode_ec_public_key(public))
+    # PKCS#11 3.1 has the point as it is; earlier ones as a DER octet string, whose tag and length come first
+    point = bytes(public[pkcs11.Attribute.EC_POINT]).removeprefix(b"\x04\x20")
+    try:
+        key = Ed25519PublicKey.from_public_bytes(point)
+    except ValueError:
+        raise KeystoreError(
+            f"the token has an Edwards key of {len(point)} bytes. Allowed: Ed25519, which has 32."
+        ) from None
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from lienzo.provenance.database import Database
 from lienzo.provenance.encoding import decode64
 from lienzo.provenance.keys import Keystore, home
 from lienzo.provenance.sealing import (
+    KEY_BYTES,
     DataKey,
     KeyRing,
     KeySource,
@@ -171,6 +172,15 @@ class PromptStore:
             cells = {name: data_key.open(_blob(row[name]), place, name) for name in ("request", "salt")}
             return Kept(place.record, place.tenant, **cells)
         raise AssertionError("not reached")
+
+    def records(self) -> list[tuple[str, str]]:
+        """(record, tenant) of all that is kept, by record. No key is needed, and nothing is opened."""
+        from sqlalchemy import select
+
+        table = _tables().tables["prompts"]
+        with self._database.reading() as connection:
+            rows = connection.execute(select(table.c.record, table.c.tenant).order_by(table.c.record))
+            return [(str(record), str(tenant)) for record, tenant in rows]
 
     def erase(self, record_id: str) -> bool:
         """Destroy a record's data key and cells, so that they are in the database's files no more.
@@ -355,18 +365,23 @@ def _blob(value: object) -> bytes:
 
 def _retired(key_id: str) -> KeystoreError:
     return KeystoreError(
-        f"the key-encryption key {key_id} was retired, so nothing may be wrapped by it any more. "
-        "Put the key that followed it, or a new one, first in LIENZO_KEK or in your key service."
+        f"got the key-encryption key {key_id} to wrap with, which was retired: nothing may be wrapped by it any more. Put the key "
+        "that followed it, or a new one, first: in LIENZO_KEK (this one behind it, with a comma between, if it is still needed) "
+        "or in your key service."
     )
 
 
 def _from_environment() -> list[LocalKey]:
+    """What is wrong with a key is told without showing it."""
+    texts = [text.strip() for text in os.environ.get("LIENZO_KEK", "").split(",") if text]
     found = []
-    for number, text in enumerate(filter(None, os.environ.get("LIENZO_KEK", "").split(",")), 1):
+    for number, text in enumerate(texts, 1):
         try:
-            found.append(LocalKey(decode64(text.strip())))
-        except (ValueError, KeystoreError):
+            found.append(LocalKey(decode64(text)))
+        except (ValueError, KeystoreError) as error:
+            got = str(error) if isinstance(error, KeystoreError) else f"got {len(text)} characters that are no base64."
             raise KeystoreError(
-                f"LIENZO_KEK: its key {number} is not the base64 of 32 bytes. Make one: openssl rand -base64 32"
+                f"LIENZO_KEK, key {number} of {len(texts)}: {got} Allowed: the base64 of {KEY_BYTES} bytes, and behind it, with "
+                "commas between, older keys that are still needed. Make one: openssl rand -base64 32"
             ) from None
     return found

@@ -170,7 +170,8 @@ class KeyRing:
         there = ", ".join(key.id for key in (self.current, *self.older))
         raise KeystoreError(
             f"{place.record}: its data key is wrapped by the key {name.decode(errors='replace')}, which is not here. "
-            f"There are: {there}. Restore that key, or set LIENZO_KEK or LIENZO_HOME to where it is."
+            f"There are: {there}. Restore its file, or set LIENZO_HOME to the folder above that; or put the key itself into "
+            "LIENZO_KEK, behind the first one, with a comma between."
         )
 
     def ring(self) -> Self:

@@ -1,9 +1,10 @@
 """The application: routes, errors as problem documents, limits and headers."""
 
 import logging
+import re
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,7 +23,7 @@ from lienzo.server.gate import Gate
 from lienzo.server.jobs import Queue
 from lienzo.server.keepers import Keeper
 from lienzo.server.pictures import Pictures
-from lienzo.server.problems import MEDIA_TYPE, kind, problem, problem_of
+from lienzo.server.problems import MEDIA_TYPE, PROBLEM, kind, problem, problem_of
 from lienzo.server.routes import images, jobs, models, operate, verify
 from lienzo.server.settings import Service
 
@@ -34,6 +35,8 @@ HEADERS = {
     b"cross-origin-resource-policy": b"same-origin",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+REF = "#/components/schemas/"
 DESCRIPTION = """Pictures from words, the same ones every time, each of which can prove where it comes from.
 
 Ask with `POST /v1/jobs`, look at the job, fetch `/v1/images/{id}`. Errors are problem documents (RFC 9457).
@@ -45,7 +48,11 @@ def create_app(service: Service) -> FastAPI:
     queue = Queue(service.database_place, service.limits)
     pictures = Pictures(service, queue.database)
     desk = Desk(
-        service=service, queue=queue, pictures=pictures, keeper=Keeper(service, queue, pictures), gate=Gate(service)
+        service=service,
+        queue=queue,
+        pictures=pictures,
+        keeper=Keeper(service, queue, pictures),
+        gate=Gate.of(service, queue.database),
     )
 
     @asynccontextmanager
@@ -53,6 +60,7 @@ def create_app(service: Service) -> FastAPI:
         desk.keeper.start()
         yield
         desk.keeper.drain()
+        desk.gate.close()
         queue.close()
 
     app = FastAPI(
@@ -65,8 +73,8 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(LienzoError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_middleware(Outside, most=service.max_upload)
-    app.openapi = _with_schemas(app.openapi)  # type: ignore[method-assign]
+    app.add_middleware(Outside, most=service.max_upload, hosts=None if service.auth else LOOPBACK)
+    app.openapi = _described(app.openapi)  # type: ignore[method-assign]
     if service.page:
         _mount_page(app, desk)
     return app
@@ -94,6 +102,8 @@ async def _told(request: HttpRequest, error: Exception) -> JSONResponse:
     retry = {"Retry-After": str(max(1, round(error.retry_after)))} if isinstance(error, BusyError) else {}
     if document["status"] == 503:
         retry = {"Retry-After": "5"}
+    if document["status"] == 401:
+        retry = {"WWW-Authenticate": "Bearer"}
     return _answer(document, **retry)
 
 
@@ -125,10 +135,17 @@ async def _fault(request: HttpRequest, error: Exception) -> JSONResponse:
     return _answer(problem_of(error))
 
 
-def _with_schemas(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+def _described(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """The OpenAPI, with the schemas that FastAPI does not know and problem documents for all that goes wrong."""
+
     def described() -> dict[str, Any]:
         schema = openapi()
-        schema["components"]["schemas"].update(jobs.schemas())
+        schema["components"]["schemas"].update(jobs.schemas(), Problem=PROBLEM)
+        told = {"description": "A problem document.", "content": {MEDIA_TYPE: {"schema": {"$ref": REF + "Problem"}}}}
+        for path in schema["paths"].values():
+            for operation in path.values():
+                operation["responses"] = {**operation["responses"], "default": told}
+                operation["responses"].pop("422", None)
         return schema
 
     return described
@@ -143,10 +160,12 @@ class Outside:
 
     Args:
         most: bytes of a request's body.
+        hosts: names that callers may know it by; None: any. Where nobody has to say who they are, a page of another site could
+            else have its own name lead here (DNS rebinding), and ask in the name of whoever looks at it.
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp, most: int, hosts: Collection[str] | None = None) -> None:
+        self._app, self._most, self._hosts = app, most, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -162,6 +181,11 @@ class Outside:
                 raise TooLargeError(413, f"The request is larger than {self._most:,} bytes, which is the most here.")
             return message
 
+        async def misled(scope: Scope, receive: Receive, send: Send) -> None:
+            await _answer(problem(421, "Without authentication this service answers to localhost alone."))(
+                scope, receive, send
+            )
+
         async def answered(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *_missing(message["headers"])]
@@ -169,7 +193,13 @@ class Outside:
                 metrics.REQUESTS.labels(route, scope["method"], message["status"]).observe(time.perf_counter() - begun)
             await send(message)
 
-        await self._app(scope, counted, answered)
+        await (self._app if self._is_meant(scope) else misled)(scope, counted, answered)
+
+    def _is_meant(self, scope: Scope) -> bool:
+        if self._hosts is None:
+            return True
+        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+        return re.sub(r":\d+$", "", host) in self._hosts
 
 
 def _missing(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -9,7 +9,8 @@ from fastapi import Request as HttpRequest
 
 from lienzo.errors import RequestError, nearest
 from lienzo.pipeline.request import InputImage, Request
-from lienzo.server.gate import Caller, Gate
+from lienzo.server.access import Caller, Permission
+from lienzo.server.gate import Gate
 from lienzo.server.jobs import Job, Queue
 from lienzo.server.keepers import Keeper
 from lienzo.server.pictures import Pictures
@@ -65,7 +66,7 @@ class Desk:
         if max(asked.steps, len(asked.sigmas or ())) > self.service.max_steps:
             raise RequestError(f"steps: got {asked.steps}; at most {self.service.max_steps} are allowed here.")
         request = self.pictures.filled(asked, caller.tenant)
-        return self.queue.put(
+        put = self.queue.put(
             request,
             tenant=caller.tenant,
             owner=caller.name,
@@ -77,10 +78,12 @@ class Desk:
             body=body,
             charge=lambda connection: self.gate.charge(connection, caller),
         )
+        self.keeper.wake()
+        return put
 
-    def tenant_of(self, caller: Caller) -> str | None:
-        """Whose jobs a caller may see; None: everybody's."""
-        return None if caller.may("jobs:read-all") else caller.tenant
+    def whose(self, caller: Caller) -> str | None:
+        """Whose jobs a caller may see and cancel; None: everybody's. What was asked for and its picture stay the tenant's own."""
+        return None if caller.may("queue:manage") else caller.tenant
 
 
 def desk(request: HttpRequest) -> Desk:
@@ -90,11 +93,12 @@ def desk(request: HttpRequest) -> Desk:
 At = Annotated[Desk, Depends(desk)]
 
 
-def allowed(permission: str) -> Callable[..., Caller]:
-    """A dependency: the caller, if it may."""
+def allowed(*permissions: Permission) -> Callable[..., Caller]:
+    """A dependency: the caller, if it has one of the permissions."""
 
     def check(request: HttpRequest, at: At) -> Caller:
-        return at.gate.admit(request.headers, request.cookies, permission)
+        address = None if request.client is None else request.client.host
+        return at.gate.admit(request.headers, request.cookies, *permissions, address=address)
 
     return check
 

@@ -1,30 +1,80 @@
-"""Who calls, and whether they may."""
+"""Who calls, whether they may, and whether it is too much: what every route asks before anything else."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Self
 
+from lienzo.provenance.database import Database
+from lienzo.server.access import ANONYMOUS, LOCAL, Access, Caller, Permission
+from lienzo.server.audit import Audit
+from lienzo.server.limits import Quotas, Rates, network
 from lienzo.server.settings import Service
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-
-@dataclass(frozen=True)
-class Caller:
-    name: str
-    tenant: str
-
-    def may(self, permission: str) -> bool:
-        return True
+FIRST: Final = "first"
+"""Name of the key that is made where there is none."""
 
 
 class Gate:
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    """Lets callers in. Threads may share it."""
 
-    def admit(self, headers: Mapping[str, str], cookies: Mapping[str, str], permission: str) -> Caller:
-        return Caller("local", "local")
+    def __init__(self, access: Access, rates: Rates, quotas: Quotas, audit: Audit) -> None:
+        self._access, self._rates, self._quotas = access, rates, quotas
+        self.audit = audit
+
+    @classmethod
+    def of(cls, service: Service, database: Database) -> Self:
+        """As the settings say.
+
+        Raises:
+            ConfigError: they do not fit together.
+        """
+        audit = Audit(service.audit_place)
+        access = Access.of(service, database, audit)
+        return cls(access, Rates(service.rate), Quotas(database, audit, service.quota), audit)
+
+    def first_key(self) -> str | None:
+        """A key for whoever starts the service the first time; None: there are keys, or none is needed."""
+        if self._access.open_to is not None or self._access.tokens is not None or self._access.keys.list():
+            return None
+        key, _ = self._access.keys.add(FIRST, tenant=LOCAL.tenant, role="admin", by=LOCAL)
+        return key
+
+    def admit(
+        self,
+        headers: Mapping[str, str],
+        cookies: Mapping[str, str],
+        *permissions: Permission,
+        address: str | None = None,
+    ) -> Caller:
+        """Who calls.
+
+        Args:
+            permissions: of which the caller must have one.
+            address: where the request comes from.
+
+        Raises:
+            CallerError: nobody knows.
+            ForbiddenError: somebody who may not.
+            LimitError: too many requests.
+        """
+        caller = self._access.authenticate(headers, cookies, anonymous="verify" in permissions)
+        held = [permission for permission in permissions if caller.may(permission)]
+        caller.require((held or permissions)[0])
+        if caller == ANONYMOUS and address is not None:
+            self._rates.take(network(address))
+        elif caller != LOCAL:
+            self._rates.take(f"{caller.tenant} {caller.name}")
+        return caller
 
     def charge(self, connection: "Connection", caller: Caller) -> None:
-        pass
+        """Count a picture against the tenant's quota, in the transaction that queues it.
+
+        Raises:
+            LimitError: the quota is used up.
+        """
+        self._quotas.spend(connection, caller.tenant, 1)
+
+    def close(self) -> None:
+        self.audit.close()

@@ -14,18 +14,16 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from lienzo.errors import BusyError, LienzoError, RecordError, RequestError, StoreError
 from lienzo.pipeline.generate import lockstep_key
 from lienzo.pipeline.request import Request
-from lienzo.provenance.database import Database
 from lienzo.provenance.keys import Keystore
 from lienzo.provenance.prompts import PromptStore
-from lienzo.server.schema import tables
+from lienzo.server.schema import opened, tables
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -33,10 +31,10 @@ if TYPE_CHECKING:
 State = Literal["queued", "running", "done", "failed", "blocked", "cancelled", "expired"]
 OPEN: Final = ("queued", "running")
 POISON: Final = {
-    "type": "poison",
+    "type": "urn:lienzo:problem:poison",
+    "title": "Its workers died",
     "detail": "It was begun several times, and its worker died or met a fault each time. It is not begun again.",
 }
-_CLAIM = 0x6C6A6F62  # any number, but the same for all who claim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +117,7 @@ class Queue:
         clock: Callable[[], float] = time.time,
         keys: Keystore | None = None,
     ) -> None:
-        self.database = Database(place, tables())
+        self.database = opened(place)
         self.prompts = PromptStore(place)
         self.limits = limits or Limits()
         self._clock = clock
@@ -182,7 +180,7 @@ class Queue:
             "steps": request.steps,
         }
         try:
-            with self._alone() as connection:
+            with self.database.alone() as connection:
                 known = None if idempotency is None else self._find_repeated(connection, tenant, idempotency, digest)
                 if known is None:
                     self._check_room(connection, tenant)
@@ -256,8 +254,9 @@ class Queue:
         from sqlalchemy import func, select
 
         state = tables().tables["jobs"].c.state
+        counted = select(state, func.count().label("jobs")).group_by(state)
         with self.database.reading() as connection:
-            return dict(connection.execute(select(state, func.count()).group_by(state)).tuples().all())
+            return {row.state: row.jobs for row in connection.execute(counted)}
 
     def oldest_waiting(self) -> float:
         """Seconds for which the oldest job waits; 0 where none does."""
@@ -280,7 +279,7 @@ class Queue:
 
         jobs, tenants = tables().tables["jobs"], tables().tables["tenants"]
         now = self._clock()
-        with self._alone() as connection:
+        with self.database.alone() as connection:
             self._take_back(connection, now)
             busy = (
                 select(jobs.c.tenant, func.count().label("running"))
@@ -370,7 +369,7 @@ class Queue:
         from sqlalchemy import update
 
         jobs = tables().tables["jobs"]
-        with self._alone() as connection:
+        with self.database.alone() as connection:
             if isinstance(jobs_of, str):
                 connection.execute(
                     update(jobs).where(jobs.c.state == "running", jobs.c.worker == jobs_of).values(lease=0.0)
@@ -416,14 +415,6 @@ class Queue:
         self.database.close()
 
     # Within
-
-    @contextmanager
-    def _alone(self) -> Iterator["Connection"]:
-        """A transaction that no other of its kind runs beside."""
-        with self.database.writing() as connection:
-            if self.database.is_postgresql:  # SQLite has one writer anyway
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CLAIM})")
-            yield connection
 
     def _change(self, id_: str, attempt: int | None, values: Mapping[str, Any]) -> bool:
         """Of a job that is still open; with an attempt: that is still running under that number."""

@@ -53,6 +53,14 @@ class Keeper:
         """Workers that run."""
         return sum(kept.process is not None and kept.process.poll() is None for kept in self._kept)
 
+    def wake(self) -> None:
+        """Tell the workers that there is something to do; they would find it by themselves a little later."""
+        for kept in self._kept:
+            process = kept.process
+            if process is not None and process.stdin is not None:
+                with contextlib.suppress(OSError, ValueError):  # it died; its successor looks by itself
+                    os.write(process.stdin.fileno(), b"\n")
+
     def drain(self, timeout: float | None = None) -> None:
         """Let every worker finish what it holds, and stop."""
         self._stopping.set()

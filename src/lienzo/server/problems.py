@@ -7,9 +7,12 @@ from typing import Any, Final
 from lienzo.errors import (
     BlockedError,
     BusyError,
+    CallerError,
     ConfigError,
+    ForbiddenError,
     ImageError,
     InputError,
+    IssuerError,
     LienzoError,
     LogError,
     MissingExtraError,
@@ -28,6 +31,9 @@ STATUS: Final[Mapping[type[Exception], int]] = {
     InputError: 422,
     BlockedError: 422,
     BusyError: 429,
+    CallerError: 401,
+    ForbiddenError: 403,
+    IssuerError: 503,
     OutputError: 507,
     StoreError: 503,
     LogError: 503,
@@ -43,6 +49,7 @@ TITLES: Final = {
     409: "Not as things are",
     413: "Too large",
     415: "Not in this format",
+    421: "Not by this name",
     422: "It cannot be done as asked",
     429: "Too many",
     500: "A fault of the service",
@@ -50,6 +57,18 @@ TITLES: Final = {
     503: "Not just now",
     507: "No room",
 }
+PROBLEM: Final = {
+    "title": "Problem",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference", "examples": ["urn:lienzo:problem:request"]},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string", "description": "What was got, what is allowed and what to do."},
+    },
+}
+"""JSON Schema of a problem document."""
 
 
 def kind(error: Exception) -> str:

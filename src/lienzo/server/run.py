@@ -1,7 +1,9 @@
 """From settings to a listening service."""
 
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -23,10 +25,26 @@ def run(service: Service, tell: Callable[[str], None]) -> None:
         raise ConfigError(
             f"{service.host}:{service.port} cannot be listened at: {error.strerror}. Give another --host or --port."
         ) from None
+    app = create_app(service)
     host, port = listening.getsockname()[:2]
     tell(f"lienzo serves at http://{host}:{port}" + ("" if service.auth else ", to everybody on this machine"))
+    if key := app.state.desk.gate.first_key():
+        tell(f"The first API key, an administrator's, shown this once: {key}")
     config = uvicorn.Config(
-        create_app(service), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=30,
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=30,
         limit_concurrency=512, timeout_keep_alive=15, h11_max_incomplete_event_size=65536,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listening])
+    _Server(config).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Ends as a service does that was told to: with exit code 0. (uvicorn dies once more of the signal.)"""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)

@@ -1,7 +1,12 @@
 """What the service keeps in its database, as tables. `migrations/` leads there from every earlier version."""
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from lienzo.errors import StoreError
+from lienzo.provenance.database import Database
+from lienzo.server.access import schema_access
+from lienzo.server.limits import schema_limits
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -9,7 +14,7 @@ if TYPE_CHECKING:
 
 @cache
 def tables() -> "MetaData":
-    """Jobs, input pictures and tenants. Times are seconds since 1970; requests are not here but sealed, by the job's id."""
+    """Jobs, input pictures, tenants, API keys and quotas. Times are seconds since 1970; requests are not here but sealed, by the job's id."""
     from sqlalchemy import (
         Column,
         Float,
@@ -80,4 +85,39 @@ def tables() -> "MetaData":
         Column("tenant", Text, primary_key=True),
         Column("served", Float, nullable=False),  # when a job of it was last begun
     )
+    schema_access(metadata)
+    schema_limits(metadata)
     return metadata
+
+
+HEAD: Final = "0001"
+"""The latest step of `migrations/`."""
+
+
+def opened(place: str) -> Database:
+    """The service's database, brought to what `tables` says; made where there is none.
+
+    Raises:
+        StoreError: it cannot be opened, or a newer lienzo has changed it.
+    """
+    from sqlalchemy import MetaData, inspect, text
+
+    database = Database(place, MetaData())
+    with database.alone() as connection:
+        known = None
+        if inspect(connection).has_table("alembic_version"):
+            known = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        if known == HEAD:
+            return database
+        if known is not None and known > HEAD:
+            raise StoreError(
+                f"{database.name}: its tables are of version {known}, and this lienzo knows {HEAD}. Use a newer lienzo."
+            )
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", "lienzo.server:migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return database

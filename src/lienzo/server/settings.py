@@ -22,6 +22,7 @@ class Service(Config):
         host, port: where it listens.
         auth: whether callers must say who they are; without, it listens to this machine alone.
         database: of jobs and API keys: a file or database URL; None: `service.db` in lienzo's home.
+        audit: what was done to the service, and every verdict: a file or database URL; None: `audit.db` in lienzo's home.
         store: where pictures lie: a folder or any URL that fsspec knows (s3://bucket/folder); None: `pictures` in lienzo's home.
         models: what may be asked for: names of models, or NAME=SOURCE; the first one is the default.
         loras: adapters that may be asked for: NAME=FILE or hub id.
@@ -38,6 +39,11 @@ class Service(Config):
         rate: requests a second that a caller may make over a minute; 0: any number.
         quota: pictures a day of one tenant; 0: any number.
         private: pictures and receipts carry only a commitment to the prompt.
+        oidc_issuer: whose bearer tokens are taken, as their `iss` says it; None: nobody's.
+        oidc_audience: what their `aud` must name: this service.
+        oidc_keys: the issuer's public keys (a JWK set): a file, or a URL with https, or with http to this machine.
+        oidc_tenant, oidc_role: the claims that say so; dots lead into nested ones.
+        oidc_default_role: of tokens without a role; None: they are refused.
         page: whether there is a page for the browser at "/".
     """
 
@@ -45,6 +51,7 @@ class Service(Config):
     port: int = 8000
     auth: bool = True
     database: str | None = None
+    audit: str | None = None
     store: str | None = None
     models: tuple[str, ...] = ("boceto",)
     loras: tuple[str, ...] = ()
@@ -64,10 +71,16 @@ class Service(Config):
     rate: float = 20.0
     quota: int = 0
     private: bool = True
+    oidc_issuer: str | None = None
+    oidc_audience: str | None = None
+    oidc_keys: str | None = None
+    oidc_tenant: str = "tenant"
+    oidc_role: str = "role"
+    oidc_default_role: str | None = None
     page: bool = True
 
     def __post_init__(self) -> None:
-        if not self.auth and not _is_loopback(self.host):
+        if not self.auth and not is_loopback(self.host):
             raise ConfigError(
                 f"host: got {self.host!r} without authentication. Without it the service listens to this machine alone: "
                 "use 127.0.0.1, or leave --no-auth out."
@@ -116,11 +129,15 @@ class Service(Config):
         return self.database or str(home() / "service.db")
 
     @property
+    def audit_place(self) -> str:
+        return self.audit or str(home() / "audit.db")
+
+    @property
     def store_place(self) -> str:
         return self.store or str(home() / "pictures")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

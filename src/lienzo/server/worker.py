@@ -1,7 +1,7 @@
 """A worker: takes jobs from the queue, makes their pictures through the studio, stores them. A process of its own.
 
-Started by the keeper as `python -m lienzo.server.worker`, with the settings as JSON in its first line of stdin. When stdin ends,
-whoever started it is gone, and it stops at once; on SIGTERM it finishes what it holds first.
+Started by the keeper as `python -m lienzo.server.worker`, with the settings as JSON in its first line of stdin; each
+further line wakes it. When stdin ends, whoever started it is gone, and it stops at once; on SIGTERM it finishes what it holds first.
 """
 
 import contextlib
@@ -37,8 +37,8 @@ from lienzo.weights import load
 if TYPE_CHECKING:
     from lienzo.models.bundle import Bundle
 
-IDLE = 0.2
-"""Seconds between looks into an empty queue."""
+IDLE = 0.5
+"""Seconds between looks into an empty queue, if nobody says that there is something."""
 PREVIEW = 64
 """Pixels of a preview's longer side: enough to see what it will be, too few to be a picture."""
 PREVIEW_EVERY = 1.0
@@ -99,6 +99,7 @@ class Worker:
         self.models = Models(service)
         self._houses: dict[str, TimedHouse] = {}
         self.draining = threading.Event()
+        self.woken = threading.Event()
 
     def run(self) -> None:
         while not self.draining.is_set():
@@ -111,7 +112,8 @@ class Worker:
             if jobs:
                 self.do(jobs)
             else:
-                self.draining.wait(IDLE)
+                self.woken.wait(IDLE)
+                self.woken.clear()
 
     def do(self, jobs: Sequence[Job]) -> None:
         """Make the pictures of jobs that were claimed together."""
@@ -255,16 +257,23 @@ def main() -> None:
     service = Service.from_dict(json.loads(sys.stdin.readline()))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // service.workers))
     worker = Worker(service, worker_name())
-    signal.signal(signal.SIGTERM, lambda *_: worker.draining.set())
+
+    def drain(*_: object) -> None:
+        worker.draining.set()
+        worker.woken.set()
+
+    signal.signal(signal.SIGTERM, drain)
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the keeper tells its workers what to do
-    threading.Thread(target=_until_nobody_is_there, daemon=True).start()
+    threading.Thread(target=_listen, args=(worker,), daemon=True).start()
     worker.run()
 
 
-def _until_nobody_is_there() -> None:
-    sys.stdin.read()
+def _listen(worker: Worker) -> None:
+    """Each line says that there is something to do; the end, that nobody is there any more."""
+    for _ in sys.stdin:
+        worker.woken.set()
     os._exit(1)
 
 

@@ -80,6 +80,7 @@ def test_check_finds_a_change(run: Run, filled: Path) -> None:
 
 def test_check_finds_that_it_was_set_back(run: Run, filled: Path) -> None:
     shutil.copytree(filled.parent, "before")
+    assert run("export", "older.jsonl").exit_code == 0
     with Log.open(filled, signer=Keystore().signer("log")) as log:
         log.append(b"later", "00")
     Path("held.txt").write_text(run("checkpoint").stdout)
@@ -90,6 +91,8 @@ def test_check_finds_that_it_was_set_back(run: Run, filled: Path) -> None:
     assert run("check").exit_code == 0
     found = run("check", "--checkpoint", "held.txt")
     assert found.exit_code == 3 and "The log was set back." in found.stdout
+    older = run("verify", "older.jsonl", "--checkpoint", "held.txt")
+    assert older.exit_code == 1 and older.stdout.startswith("not proved: ") and "is older, it has 10" in older.stdout
 
 
 def test_export_then_verify(run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

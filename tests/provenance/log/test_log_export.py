@@ -151,13 +151,41 @@ def test_another_history_does_not_agree_with_a_held_checkpoint(folder: Path, tmp
     assert audit.state == "tampered" and audit.problems[0].startswith("checkpoint of 5 entries (held elsewhere)")
 
 
-def test_a_shorter_log_than_a_held_checkpoint(tmp_path: Path) -> None:
+def test_an_older_export_than_a_held_checkpoint(tmp_path: Path) -> None:
+    """An honest one, and one that nobody can tell from it: nothing was changed, and nothing later is proved."""
     with Log.open(tmp_path / "log.db", signer=SIGNER) as log:
+        log.append(b"", "00")
+        early = log.checkpoint().note
         write_export(log, tmp_path / "export")
         log.append(b"", "00")
         held = log.checkpoint().note
-    audit = verify_export(tmp_path / "export", KEYS, held=[held])
-    assert audit.state == "tampered" and "there are only 0. The log was set back." in audit.problems[0]
+    audit = verify_export(tmp_path / "export", KEYS, held=[held, early])
+    assert (audit.state, audit.problems, audit.held) == ("not proved", (), 1)
+    assert audit.unproved == (
+        "checkpoint of 2 entries (held elsewhere): this copy of the log is older, it has 1; whether the log only grew since cannot "
+        "be told. Get a newer copy.",
+    )
+    cut = (tmp_path / "export").read_bytes().splitlines(keepends=True)[:-1]
+    (tmp_path / "export").write_bytes(b"".join(cut))
+    assert verify_export(tmp_path / "export", KEYS, held=[held]).state == "tampered", "which was cut, not older"
+
+
+def test_how_far_it_is_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lienzo.provenance.log.audit._TELL", 3)
+    told: list[tuple[int, int]] = []
+    with Log.open(tmp_path / "log.db", signer=SIGNER) as log:
+        for _ in range(8):
+            log.append(b"", "00")
+        write_export(log, tmp_path / "export")
+        log.check(advance=lambda done, of: told.append((done, of)))
+    assert told == [(3, 8), (6, 8)]
+    verify_export(tmp_path / "export", KEYS, advance=lambda done, of: told.append((done, of)))
+    assert told == [(3, 8), (6, 8)] * 2
+    header, *lines = (tmp_path / "export").read_bytes().splitlines(keepends=True)
+    (tmp_path / "export").write_bytes(b"".join([header.replace(b'"size":8', b'"size":1'), *lines]))
+    told.clear()
+    verify_export(tmp_path / "export", KEYS, advance=lambda done, of: told.append((done, of)))
+    assert told == [(3, 3), (6, 6)], "never more than all, whatever a stranger's file says"
 
 
 def line(document: object) -> bytes:

@@ -1,7 +1,7 @@
 """A log gone through from its first entry to its last, and compared with every checkpoint that is known of it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,12 @@ from lienzo.provenance.log.merkle import Part, complete_parts, joined, node_hash
 
 MOST_PROBLEMS = 50
 """That are listed; more are counted."""
+
+Advance = Callable[[int, int], None]
+"""Told now and then how many entries were gone through, and of how many."""
+
+_TELL = 1000
+"""Entries from one such time to the next."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +76,24 @@ class Replay:
         keys: that checkpoints may be signed with.
         origin: the log's name.
         held: checkpoints that somebody kept outside of the log.
+        advance: told of every so many entries; None: nobody is.
+        of: how many there will be, as far as is known.
 
     Raises:
         InputError: a held checkpoint that is none, or of another log, or signed by an unknown key.
     """
 
-    def __init__(self, keys: Sequence[NoteKey], origin: str, held: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        keys: Sequence[NoteKey],
+        origin: str,
+        held: Iterable[str] = (),
+        *,
+        advance: Advance | None = None,
+        of: int = 0,
+    ) -> None:
         self.keys, self.origin = keys, origin
+        self._advance, self.of = advance, of
         self.size = 0
         self.problems: list[str] = []
         self.unproved: list[str] = []
@@ -144,6 +161,8 @@ class Replay:
             level += 1
         self._peaks.append(below)
         self.size += 1
+        if self._advance is not None and self.size % _TELL == 0:
+            self._advance(self.size, max(self.of, self.size))
         self._compare()
 
     def skip(self, to: int) -> None:
@@ -157,15 +176,21 @@ class Replay:
         peaks = [peak for peak in self._peaks if peak is not None]
         return joined(peaks) if len(peaks) == len(self._peaks) else None
 
-    def finish(self, *, whole: bool = True) -> Audit:
+    def finish(self, *, whole: bool = True, copy: bool = False) -> Audit:
         """What was found.
 
         Args:
             whole: whether the log was gone through to its end.
+            copy: whether it is a copy of the log as it once was, which a later checkpoint says nothing against.
         """
         for size, waiting in sorted(self._expected.items()) if whole else ():
             for what, _ in waiting:
-                if size > self.size:
+                if size > self.size and copy:
+                    self.unproved.append(
+                        f"checkpoint of {size:,} entries ({what}): this copy of the log is older, it has {self.size:,}; whether the "
+                        "log only grew since cannot be told. Get a newer copy."
+                    )
+                elif size > self.size:
                     self.problem(
                         f"checkpoint of {size:,} entries ({what}): there are only {self.size:,}. The log was set back."
                     )

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from lienzo.errors import InputError, LienzoError, ProofError, UntrustedTimestampError
 from lienzo.provenance.encoding import decode64, encode64
 from lienzo.provenance.files import place_parts
-from lienzo.provenance.log.audit import MOST_PROBLEMS, Audit, Replay
+from lienzo.provenance.log.audit import MOST_PROBLEMS, Advance, Audit, Replay
 from lienzo.provenance.log.checkpoint import MAX_NOTE, NoteKey, open_checkpoint, signer_of
 from lienzo.provenance.log.merkle import MAX_SIZE
 from lienzo.provenance.log.proofs import MAX_ENTRY, leaf_of
@@ -69,21 +69,24 @@ def verify_export(
     held: Iterable[str] = (),
     wanted: str | None = None,
     stamped: Stamped | None = None,
+    advance: Advance | None = None,
 ) -> Audit:
     """Go through an exported log, from its first line to its last.
 
     Args:
         keys: that the log may be signed with. Take them from its keeper, never from the file.
         origin: the log's name; None: whichever log of those keys.
-        held: earlier checkpoints of the log, which the export has to go on from.
+        held: checkpoints of the log, which the export has to agree with; that it goes on from one of more entries than it has
+            is not proved.
         wanted: a key, whose entries are gathered (`Audit.found`).
         stamped: for example `lienzo.provenance.timestamps.verify` with its roots; None: timestamps are only counted.
+        advance: told now and then how far it is.
 
     Raises:
         InputError: no such file, no export, or an earlier checkpoint that cannot be used.
     """
     with _told(path), path.open("rb") as file:
-        return _verify(_lines(file), keys, origin, held, wanted, stamped)
+        return _verify(_lines(file), keys, origin, held, wanted, stamped, advance)
 
 
 def check_header(path: Path) -> None:
@@ -207,10 +210,11 @@ def _verify(
     held: Iterable[str],
     wanted: str | None,
     stamped: Stamped | None,
+    advance: Advance | None,
 ) -> Audit:
     key, size = _begun(lines)
     known = [NoteKey.of(public, key.name) for public in keys if public.algorithm == "ed25519"]
-    replay = Replay([*known, key], key.name, held)
+    replay = Replay([*known, key], key.name, held, advance=advance, of=size)
     if origin not in (None, key.name):
         replay.unproved.append(f"it is the log {key.name}, not {origin}.")
     if key not in known:
@@ -227,7 +231,7 @@ def _verify(
         replay.problem(str(error))
     if reader.unchecked:
         replay.notes.append(f"{reader.unchecked:,} timestamps were not checked")
-    return replace(replay.finish(whole=whole), found=tuple(reader.found))
+    return replace(replay.finish(whole=whole, copy=True), found=tuple(reader.found))
 
 
 def _begun(lines: Iterator[dict[str, Any]]) -> tuple[NoteKey, int]:

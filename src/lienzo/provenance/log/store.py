@@ -11,7 +11,6 @@ signed again.
 """
 
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,9 +23,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from lienzo.errors import InputError, LienzoError, LogError, MissingExtraError, ProofError
-from lienzo.provenance.database import durable
+from lienzo.provenance.database import durable, make_file
 from lienzo.provenance.log import merkle
-from lienzo.provenance.log.audit import Audit, Replay
+from lienzo.provenance.log.audit import Advance, Audit, Replay
 from lienzo.provenance.log.checkpoint import Checkpoint, NoteKey, check_name, open_checkpoint
 from lienzo.provenance.log.proofs import ConsistencyProof, LogProof, leaf_of
 
@@ -303,25 +302,27 @@ class Log:
         self._keep(size, kept)
         return kept
 
-    def check(self, held: Iterable[str] = ()) -> Audit:
+    def check(self, held: Iterable[str] = (), *, advance: Advance | None = None) -> Audit:
         """Go through the whole log: every entry, every hash, and every checkpoint in it.
 
         Args:
             held: signed checkpoints that were kept elsewhere. Only with one can it be told that a log was set back, or
                 replaced with another one that was signed with the same key.
+            advance: told now and then how far it is.
 
         Raises:
             InputError: a held checkpoint that cannot be used.
             LogError: the database cannot be read.
         """
         with self.snapshot() as snapshot:
-            replay = Replay(self.keys, self.origin, held)
+            replay = Replay(self.keys, self.origin, held, advance=advance)
             head = replay.checkpoint(snapshot.note, "the newest")
             for number, kept in snapshot.checkpoints.items():
                 checkpoint = replay.checkpoint(kept.note, "kept in the log")
                 if checkpoint is not None and checkpoint.size != number:
                     replay.problem(f"the checkpoint of {checkpoint.size:,} entries is kept as one of {number:,}")
             size = None if head is None else head.size
+            replay.of = size or 0
             for row in snapshot.rows:
                 if row.index < replay.size:
                     replay.problem(f"entry {row.index:,}: lies before the first; it was put there")
@@ -522,8 +523,7 @@ def _check_tables(connection: sa.Connection, where: str) -> None:
 def _sqlite(path: Path, *, create: bool) -> sa.Engine:
     try:
         if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            make_file(path)
         elif not path.is_file():
             raise LogError(f"{path}: no log is there. Name one (--log), or let one be made with the first picture.")
     except OSError as error:

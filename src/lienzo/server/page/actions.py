@@ -13,8 +13,8 @@ from lienzo.errors import LienzoError, RecordError, RequestError
 from lienzo.images import open_image
 from lienzo.pipeline.request import Request
 from lienzo.rng import SEED_LIMIT, new_seed
+from lienzo.server.access import Caller, Permission
 from lienzo.server.desk import Asked, Desk
-from lienzo.server.gate import Caller
 from lienzo.server.jobs import Job
 from lienzo.server.page import shown
 from lienzo.server.page.controls import mask
@@ -118,7 +118,7 @@ class Actions:
 
         def cancelled(caller: Caller) -> str:
             for id_ in running:
-                self._desk.queue.cancel(id_, self._desk.tenant_of(caller))
+                self._desk.queue.cancel(id_, caller.tenant)
             return shown.note(self._texts.states["cancelled"] + "." if running else self._texts.nothing_runs)
 
         return await self._told(http, "jobs:cancel", cancelled)
@@ -164,17 +164,19 @@ class Actions:
     # Verdicts
 
     async def verify(self, http: gr.Request, data: bytes | None) -> str:
-        return await self._judged(http, data, lambda found: shown.verdict(self._texts, verified(found)))
+        return await self._judged(
+            http, data, lambda caller, found: shown.verdict(self._texts, verified(self._desk, caller, found))
+        )
 
     async def detect(self, http: gr.Request, data: bytes | None) -> str:
         return await self._judged(
-            http, data, lambda found: shown.finding(self._texts, detected(self._desk.service, found))
+            http, data, lambda caller, found: shown.finding(self._texts, detected(self._desk, caller, found))
         )
 
-    async def _judged(self, http: gr.Request, data: bytes | None, judge: Callable[[bytes], str]) -> str:
+    async def _judged(self, http: gr.Request, data: bytes | None, judge: Callable[[Caller, bytes], str]) -> str:
         if data is None:
             return ""
-        return await self._told(http, "verify", lambda _: judge(data))
+        return await self._told(http, "verify", lambda caller: judge(caller, data))
 
     # Within
 
@@ -215,7 +217,7 @@ class Actions:
         """A picture of the caller's."""
         if id_ is None:
             raise RequestError(self._texts.choose_first)
-        return self._desk.queue.get(id_, self._desk.tenant_of(caller))
+        return self._desk.queue.get(id_, caller.tenant)
 
     def _file(self, job: Job) -> bytes:
         if job.picture is None:
@@ -232,36 +234,20 @@ class Actions:
         when coming back."""
         try:
             yield Told(status=shown.note(self._texts.submitting), progress="")
-            jobs = await self._call(http, "jobs:create", ask)
-            async for told in self._watched(http, [job.id for job in jobs]):
+            caller, jobs = await self._call(http, "jobs:create", lambda caller: (caller, ask(caller)))
+            async for told in self._watched(caller, [job.id for job in jobs]):
                 yield told
         except Exception as error:
             yield Told(status=self._failed(error), progress="", running=(), cancel=gr.update(interactive=False))
 
-    async def _watched(self, http: gr.Request, ids: Sequence[str]) -> AsyncIterator[Told]:
-        def look(caller: Caller) -> tuple[list[Job], int | None]:
-            jobs = [self._desk.queue.get(id_, self._desk.tenant_of(caller)) for id_ in ids]
-            waiting = next((job for job in jobs if job.is_open), None)
-            return jobs, self._desk.queue.ahead(waiting) if waiting and waiting.state == "queued" else None
-
-        def latest(caller: Caller) -> Told:
-            done = [job for job in jobs if job.state == "done"]
-            if not done:
-                return Told()
-            request = self._desk.queue.request(done[-1])
-            return Told(
-                gallery=self._gallery(caller, done[-1].id),
-                details=shown.details(self._texts, done[-1], request),
-                chosen=done[-1].id,
-                last=self._desk.queue.request(jobs[0]).seed,
-            )
-
+    async def _watched(self, caller: Caller, ids: Sequence[str]) -> AsyncIterator[Told]:
+        """Who was let in is let watch to the end: looks count against nobody's rate."""
         finished, told = 0, ""
         while True:
-            jobs, ahead = await self._call(http, "jobs:read", look)
+            jobs, ahead = await to_thread.run_sync(self._look, caller, ids)
             seen = Told()
             if (count := sum(job.state == "done" for job in jobs)) > finished:
-                finished, seen = count, await self._call(http, "images:read", latest)
+                finished, seen = count, await to_thread.run_sync(self._latest, caller, jobs)
             status = shown.status(self._texts, jobs)
             is_open = any(job.is_open for job in jobs)
             yield seen._replace(
@@ -275,19 +261,35 @@ class Actions:
                 return
             await sleep(LOOK)
 
+    def _look(self, caller: Caller, ids: Sequence[str]) -> tuple[list[Job], int | None]:
+        """The jobs as they are, and how many wait before the first that is open."""
+        jobs = [self._desk.queue.get(id_, caller.tenant) for id_ in ids]
+        first = next((job for job in jobs if job.is_open), None)
+        return jobs, self._desk.queue.ahead(first) if first is not None and first.state == "queued" else None
+
+    def _latest(self, caller: Caller, jobs: Sequence[Job]) -> Told:
+        """The last one that is done."""
+        job = next(job for job in reversed(jobs) if job.state == "done")
+        return Told(
+            gallery=self._gallery(caller, job.id),
+            details=shown.details(self._texts, job, self._desk.queue.request(job)),
+            chosen=job.id,
+            last=self._desk.queue.request(jobs[0]).seed,
+        )
+
     async def _changed(self, http: gr.Request, look: Callable[[Caller], Told]) -> Told:
         try:
             return await self._call(http, "images:read", look)
         except Exception as error:
             return Told(status=self._failed(error))
 
-    async def _told(self, http: gr.Request, permission: str, act: Callable[[Caller], str]) -> str:
+    async def _told(self, http: gr.Request, permission: Permission, act: Callable[[Caller], str]) -> str:
         try:
             return await self._call(http, permission, act)
         except Exception as error:
             return self._failed(error)
 
-    async def _call(self, http: gr.Request, permission: str, act: Callable[[Caller], T]) -> T:
+    async def _call(self, http: gr.Request, permission: Permission, act: Callable[[Caller], T]) -> T:
         """Do something on behalf of whoever uses the page, if it may."""
         request = http.request
         assert request is not None

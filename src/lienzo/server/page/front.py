@@ -2,9 +2,9 @@
 policy, and naming no other host."""
 
 import json
+import os
 import re
 import secrets
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,9 +21,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lienzo.errors import LienzoError, RequestError
+from lienzo.server.access import Permission
 from lienzo.server.desk import Desk
 from lienzo.server.page import login
-from lienzo.server.page.layout import build, private_folder, style, theme
+from lienzo.server.page.layout import build, style, theme
 from lienzo.server.page.texts import LANGUAGES, language
 from lienzo.server.problems import status_of
 
@@ -45,7 +46,7 @@ GUARDED: Final[Mapping[str, str]] = {
     "/gradio_api/upload_progress": "GET",
 }
 """What the page needs of Gradio's API. Nothing else of it can be reached: no proxy, no monitoring, no documentation."""
-PERMISSION: Final = "jobs:create"
+PERMISSION: Final[Permission] = "jobs:create"
 """Of whoever opens the page."""
 POLICY: Final = (
     "default-src 'none'; "
@@ -87,17 +88,12 @@ class Front:
 
 
 def mount(app: FastAPI, desk: Desk) -> None:
-    """Put the page into the application, at "/"."""
-    folder = tempfile.mkdtemp(prefix="lienzo-page-")
-    private_folder(folder)
-    inner = {code: _alone(build(desk, texts), desk) for code, texts in LANGUAGES.items()}
-    front = Front(desk, inner)
+    """Put the page into the application, at "/"; it is built when the application starts."""
+    pages: dict[str, FastAPI] = {}
     script = (files("lienzo.server.page") / "page.js").read_text()
     app.router.routes.append(Route("/page.js", _script(script), methods=["GET"]))
-    for path in OPEN:
-        app.router.routes.append(Route(path, _Only(next(iter(inner.values()))), methods=["GET"]))
-    for path, method in GUARDED.items():
-        app.router.routes.append(Route(path, front, methods=[method]))
+    app.router.routes.extend(Route(path, _Anybody(pages), methods=["GET"]) for path in OPEN)
+    app.router.routes.extend(Route(path, Front(desk, pages), methods=[method]) for path, method in GUARDED.items())
     if desk.service.auth:
         app.include_router(login.router)
     outer = app.router.lifespan_context
@@ -105,10 +101,12 @@ def mount(app: FastAPI, desk: Desk) -> None:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
         async with AsyncExitStack() as stack:
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            # What browsers send lies in a folder of this process alone; Gradio's own is every program's, and known by name.
+            os.environ["GRADIO_TEMP_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="lienzo-page-"))
             state = await stack.enter_async_context(outer(app))
-            for one in inner.values():
-                await stack.enter_async_context(one.router.lifespan_context(one))
+            for code, texts in LANGUAGES.items():
+                pages[code] = page = _alone(build(desk, texts), desk)
+                await stack.enter_async_context(page.router.lifespan_context(page))
             yield state
 
     app.router.lifespan_context = lifespan
@@ -123,14 +121,14 @@ def _alone(page: gr.Blocks, desk: Desk) -> FastAPI:
     return alone
 
 
-class _Only:
-    """An application as a route's endpoint; Starlette would take a FastAPI for a function."""
+class _Anybody:
+    """What needs no one to be let in, from either page."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, pages: Mapping[str, ASGIApp]) -> None:
+        self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        await next(iter(self._pages.values()))(scope, receive, send)
 
 
 def _script(text: str) -> Any:

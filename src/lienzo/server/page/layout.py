@@ -1,6 +1,5 @@
 """What is on the page, and which button does what."""
 
-import os
 from importlib.resources import files
 from typing import Any, Final
 
@@ -173,8 +172,3 @@ def _make(desk: Desk, texts: Texts, actions: Actions, page: gr.Blocks) -> None:
     init.input(actions.started, init, [drawing, status], **_quiet)
     start_from.click(actions.start_from, chosen, [init, drawing, status], **_quiet)
     page.load(actions.opened, None, told, **_quiet)
-
-
-def private_folder(place: str) -> None:
-    """Keep what browsers send in a folder of this process alone; Gradio's own is every program's, and known by name."""
-    os.environ["GRADIO_TEMP_DIR"] = place

@@ -11,13 +11,11 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.datastructures import Headers
 
 from lienzo.errors import LienzoError
+from lienzo.server.access import COOKIE, MAX_TOKEN
 from lienzo.server.desk import At
 from lienzo.server.page.texts import LANGUAGES, Texts, language
 from lienzo.server.problems import status_of
 
-COOKIE: Final = "lienzo_key"
-MOST: Final = 16_384
-"""Bytes of a form; no key or token is as long."""
 POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
@@ -37,7 +35,7 @@ def ask(request: HttpRequest) -> Response:
 async def enter(request: HttpRequest, at: At) -> Response:
     """Keep a key that opens the page."""
     body = await request.body()
-    (key,) = parse_qs(body[:MOST].decode("utf-8", "replace")).get("key", [""])[:1]
+    (key,) = parse_qs(body[: 2 * MAX_TOKEN].decode("utf-8", "replace")).get("key", [""])[:1]
     try:
         # The key alone decides, not who is logged in already.
         await to_thread.run_sync(at.gate.admit, Headers({}), {COOKIE: key.strip()}, "jobs:create")

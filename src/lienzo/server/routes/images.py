@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 
 from lienzo.errors import RecordError
+from lienzo.server.access import Caller
 from lienzo.server.desk import At, Desk, allowed
-from lienzo.server.gate import Caller
 from lienzo.server.jobs import Job
 
 router = APIRouter(prefix="/v1/images", tags=["pictures"])
@@ -18,7 +18,7 @@ def finished(at: Desk, caller: Caller, id: str) -> Job:
     Raises:
         RecordError: no such job of the caller's, or one that has no picture.
     """
-    job = at.queue.get(id, at.tenant_of(caller))
+    job = at.queue.get(id, caller.tenant)
     if job.picture is None:
         raise RecordError(f"This job has no picture: it is {job.state}.")
     return job

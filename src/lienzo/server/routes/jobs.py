@@ -14,8 +14,8 @@ from sse_starlette import EventSourceResponse
 
 from lienzo.errors import RecordError, RequestError
 from lienzo.pipeline.request import InputImage, Request
+from lienzo.server.access import Caller
 from lienzo.server.desk import Asked, At, Body, Desk, allowed
-from lienzo.server.gate import Caller
 from lienzo.server.jobs import Job, State
 
 LOOK: Final = 0.2
@@ -24,7 +24,8 @@ EXAMPLE: Final = {"prompt": "a red circle left of a blue square", "steps": 20, "
 
 router = APIRouter(prefix="/v1", tags=["pictures"])
 Creator = Annotated[Caller, Depends(allowed("jobs:create"))]
-Reader = Annotated[Caller, Depends(allowed("jobs:read"))]
+Reader = Annotated[Caller, Depends(allowed("jobs:read", "queue:manage"))]
+Canceller = Annotated[Caller, Depends(allowed("jobs:cancel", "queue:manage"))]
 
 
 class JobDocument(BaseModel):
@@ -145,27 +146,31 @@ def latest(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> JobList:
     """Your latest jobs first, without what was asked for."""
-    jobs = at.queue.latest(at.tenant_of(caller), before=before, limit=limit)
+    jobs = at.queue.latest(at.whose(caller), before=before, limit=limit)
     return JobList(jobs=[document(at, job) for job in jobs], next=jobs[-1].id if len(jobs) == limit else None)
 
 
 @router.get("/jobs/{id}")
 def get(at: At, caller: Reader, id: str) -> JobDocument:
     """A job, with what was asked for: send that again, and the same picture comes."""
-    return document(at, at.queue.get(id, at.tenant_of(caller)), with_request=True)
+    job = at.queue.get(id, at.whose(caller))
+    return document(at, job, with_request=job.tenant == caller.tenant)
 
 
 @router.delete("/jobs/{id}")
-def cancel(at: At, caller: Creator, id: str) -> JobDocument:
+def cancel(at: At, caller: Canceller, id: str) -> JobDocument:
     """Cancel a job, within one step where it is running already. One that has ended stays as it is."""
-    return document(at, at.queue.cancel(id, at.tenant_of(caller)))
+    job = at.queue.get(id, at.whose(caller))
+    if job.is_open and job.tenant != caller.tenant:
+        at.gate.audit.record(caller, "jobs.cancel", f"job:{id}")
+    return document(at, at.queue.cancel(id))
 
 
 @router.get("/jobs/{id}/events", response_class=EventSourceResponse)
 async def events(at: At, caller: Reader, id: str) -> EventSourceResponse:
     """Server-sent events: `progress` with the job as JSON at each change, `preview` with a small PNG in base64, `end` with the
     job when nothing more will change."""
-    first = await to_thread.run_sync(at.queue.get, id, at.tenant_of(caller))
+    first = await to_thread.run_sync(at.queue.get, id, at.whose(caller))
     return EventSourceResponse(_watched(at, first), ping=15)
 
 

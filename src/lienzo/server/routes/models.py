@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from lienzo.diffusion.grids import GRIDS
 from lienzo.diffusion.samplers import SAMPLERS
+from lienzo.server.access import Caller
 from lienzo.server.desk import At, allowed
-from lienzo.server.gate import Caller
 
 router = APIRouter(prefix="/v1", tags=["pictures"])
 

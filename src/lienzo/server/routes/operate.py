@@ -6,8 +6,8 @@ from fastapi import APIRouter, Depends, Response
 
 from lienzo.errors import LienzoError
 from lienzo.server import metrics
+from lienzo.server.access import Caller
 from lienzo.server.desk import At, allowed
-from lienzo.server.gate import Caller
 
 router = APIRouter(tags=["operation"])
 
