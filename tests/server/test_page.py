@@ -156,17 +156,16 @@ def test_several_with_a_seed_of_ones_own(visit: Callable[..., Visit], served: Se
     page = here.page
     here.small()
     page.get_by_label("Seed", exact=True).fill("41")
-    expect(page.get_by_label("Random seed")).not_to_be_checked()
     page.get_by_label("number input for Pictures").fill("3")
     page.locator("#generate").click()
     expect(page.locator("#status")).to_contain_text("Done: 3 of 3", timeout=PATIENCE)
     newest = page.locator("#gallery [data-id]")
     ids = [newest.nth(i).get_attribute("data-id") or "" for i in range(3)]
     assert sorted(request(served, id_)["seed"] for id_ in ids) == [41, 42, 43]
-    page.get_by_label("Random seed").check()
+    page.locator("#random").click()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("")
     page.locator("#reuse").click()
     expect(page.get_by_label("Seed", exact=True)).to_have_value("41")
-    expect(page.get_by_label("Random seed")).not_to_be_checked()
 
 
 def test_by_keyboard_alone(visit: Callable[..., Visit]) -> None:
@@ -279,6 +278,8 @@ def test_a_drawn_mask_reaches_the_request(visit: Callable[..., Visit], served: S
     values = Image.open(name).tobytes()
     drawn = sum(value == 255 for value in values) / len(values)
     assert set(values) == {0, 255} and 0.001 < drawn < 0.9
+    page.locator("#init").get_by_role("button", name="Clear").click()
+    expect(page.locator("#mask")).to_be_hidden()
 
 
 def test_every_control_has_a_name(visit: Callable[..., Visit]) -> None:

@@ -41,8 +41,7 @@ class Form(NamedTuple):
     sampler: str
     steps: float | None
     guidance: float | None
-    seed: float | None
-    random: bool
+    seed: str
     size: str
     number: float | None
     init: bytes | None
@@ -187,8 +186,7 @@ class Actions:
         for name, value in numbers:
             if value is None:
                 raise RequestError(texts.no_number.format(name=name))
-        if form.seed is None and not form.random:
-            raise RequestError(texts.no_seed)
+        first = _seed(form.seed, texts)
         asked: dict[str, Any] = {
             "prompt": form.prompt,
             "negative_prompt": form.negative,
@@ -204,7 +202,6 @@ class Actions:
             drawn = mask(form.drawing or (), (init.width, init.height))
             if drawn is not None:
                 asked["mask"] = self._desk.pictures.add_input(caller.tenant, drawn)
-        first = new_seed() if form.random or form.seed is None else int(form.seed)
         seeds = [(first + i) % SEED_LIMIT for i in range(int(form.number or 1))]
         return [Asked(**asked, seed=seed) for seed in seeds]
 
@@ -303,6 +300,14 @@ class Actions:
         if not isinstance(error, LienzoError):  # without its own words, which may hold a prompt
             LOG.error("page: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
         return shown.failure(self._texts, error)
+
+
+def _seed(text: str, texts: Texts) -> int:
+    """As typed; random where nothing is. What it may be, the request says."""
+    try:
+        return int(text) if text.strip() else new_seed()
+    except ValueError:
+        raise RequestError(texts.bad_seed.format(got=text[:40])) from None
 
 
 def _size(text: str, texts: Texts) -> dict[str, int]:

@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
 from typing import Any, Final
@@ -24,10 +24,12 @@ from lienzo.errors import LienzoError, RequestError
 from lienzo.server.access import Permission
 from lienzo.server.desk import Desk
 from lienzo.server.page import login
-from lienzo.server.page.layout import build, style, theme
+from lienzo.server.page.layout import build, theme
 from lienzo.server.page.texts import LANGUAGES, language
 from lienzo.server.problems import status_of
 
+OWN: Final[Mapping[str, str]] = {"page.css": "text/css", "page.js": "text/javascript"}
+"""Files of ours. Gradio would rewrite a style sheet that it is given, and lose parts of it."""
 OPEN: Final = ("/theme.css", "/favicon.ico", "/assets/{path:path}", "/static/{path:path}")
 """What is the same for everybody."""
 GUARDED: Final[Mapping[str, str]] = {
@@ -90,8 +92,9 @@ class Front:
 def mount(app: FastAPI, desk: Desk) -> None:
     """Put the page into the application, at "/"; it is built when the application starts."""
     pages: dict[str, FastAPI] = {}
-    script = (files("lienzo.server.page") / "page.js").read_text()
-    app.router.routes.append(Route("/page.js", _script(script), methods=["GET"]))
+    for name, media_type in OWN.items():
+        content = (files("lienzo.server.page") / name).read_text(encoding="utf-8")
+        app.router.routes.append(Route(f"/{name}", _file(content, media_type), methods=["GET"]))
     app.router.routes.extend(Route(path, _Anybody(pages), methods=["GET"]) for path in OPEN)
     app.router.routes.extend(Route(path, Front(desk, pages), methods=[method]) for path, method in GUARDED.items())
     if desk.service.auth:
@@ -115,7 +118,7 @@ def mount(app: FastAPI, desk: Desk) -> None:
 def _alone(page: gr.Blocks, desk: Desk) -> FastAPI:
     """Gradio's application of a page, by itself."""
     alone: FastAPI = gr.mount_gradio_app(
-        FastAPI(), page, path="/", theme=theme(), css=style(), footer_links=[], run_history=False, mcp_server=False,
+        FastAPI(), page, path="/", theme=theme(), footer_links=[], run_history=False, mcp_server=False,
         ssr_mode=False, pwa=False, enable_monitoring=False, show_error=False, max_file_size=desk.service.max_upload,
     )  # fmt: skip
     return alone
@@ -131,11 +134,11 @@ class _Anybody:
         await next(iter(self._pages.values()))(scope, receive, send)
 
 
-def _script(text: str) -> Any:
-    def script(request: HttpRequest) -> Response:
-        return Response(text, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+def _file(content: str, media_type: str) -> Callable[[HttpRequest], Response]:
+    def file(request: HttpRequest) -> Response:
+        return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
-    return script
+    return file
 
 
 def _check_origin(request: HttpRequest) -> None:
@@ -183,7 +186,9 @@ async def _document(page: ASGIApp, request: HttpRequest, code: str) -> Response:
     html = b"".join(message.get("body", b"") for message in kept).decode()
     html = _OUTSIDE.sub("", html).replace('lang="en"', f'lang="{code}"', 1)
     html = html.replace("<script", f'<script nonce="{nonce}"')
-    html = html.replace("</head>", '<script src="/page.js" defer></script></head>', 1)
+    html = html.replace(
+        "</head>", '<link rel="stylesheet" href="/page.css"><script src="/page.js" defer></script></head>', 1
+    )
     return Response(
         html,
         _status(kept),

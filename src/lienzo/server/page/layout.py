@@ -1,13 +1,11 @@
 """What is on the page, and which button does what."""
 
-from importlib.resources import files
 from typing import Any, Final
 
 import gradio as gr
 
 from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.pipeline.request import Request
-from lienzo.rng import SEED_LIMIT
 from lienzo.server.desk import Desk
 from lienzo.server.page.actions import Actions, Form, Told
 from lienzo.server.page.controls import Drawing, Upload
@@ -46,10 +44,6 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill="*primary_700", button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800", button_primary_background_fill_hover_dark="*primary_800",
     )  # fmt: skip
-
-
-def style() -> str:
-    return (files("lienzo.server.page") / "page.css").read_text()
 
 
 def build(desk: Desk, texts: Texts) -> gr.Blocks:
@@ -118,12 +112,11 @@ def _make(desk: Desk, texts: Texts, actions: Actions, page: gr.Blocks) -> None:
                     )  # fmt: skip
                     count = gr.Slider(1, MOST, 1, step=1, label=texts.count, elem_id="count")
                 with gr.Row(elem_id="seeds"):
-                    seed = gr.Number(
-                        label=texts.seed, precision=0, minimum=0, maximum=SEED_LIMIT - 1, value=None, elem_id="seed"
+                    seed = gr.Textbox(
+                        label=texts.seed, placeholder=texts.seed_hint, max_lines=1, elem_id="seed", scale=2
                     )
-                    with gr.Column(min_width=160):
-                        random = gr.Checkbox(True, label=texts.random, elem_id="random")
-                        reuse = gr.Button(texts.reuse, size="sm", elem_id="reuse")
+                    random = gr.Button(texts.random, size="sm", elem_id="random", min_width=80)
+                    reuse = gr.Button(texts.reuse, size="sm", elem_id="reuse", min_width=80)
             with gr.Accordion(texts.start, open=False, elem_id="start"):
                 init = Upload(label=texts.init, sources=["upload", "clipboard"], elem_id="init", height=220, buttons=[])
                 strength = gr.Slider(
@@ -157,7 +150,7 @@ def _make(desk: Desk, texts: Texts, actions: Actions, page: gr.Blocks) -> None:
     # the controls here, in the order of their values there
     controls: dict[str, gr.components.Component] = {
         "prompt": prompt, "negative": negative, "model": model, "sampler": sampler, "steps": steps, "guidance": guidance, "seed": seed,
-        "random": random, "size": size, "number": count, "init": init, "strength": strength, "drawing": drawing,
+        "size": size, "number": count, "init": init, "strength": strength, "drawing": drawing,
     }  # fmt: skip
     generate.click(
         actions.generate, [*(controls[name] for name in Form._fields), *weights], told, trigger_mode="once", **_quiet
@@ -167,8 +160,8 @@ def _make(desk: Desk, texts: Texts, actions: Actions, page: gr.Blocks) -> None:
     vary_from.click(actions.vary_from, chosen, told, trigger_mode="once", **_quiet)
     cancel.click(actions.cancel, running, status, **_quiet)
     gallery.click(actions.choose, None, told, **_quiet)
-    seed.input(lambda: False, None, random, **_quiet)
-    reuse.click(lambda seed: (seed, seed is None), last, [seed, random], **_quiet)
-    init.input(actions.started, init, [drawing, status], **_quiet)
+    random.click(lambda: "", None, seed, **_quiet)
+    reuse.click(lambda seed: "" if seed is None else str(seed), last, seed, **_quiet)
+    gr.on([init.input, init.clear], actions.started, init, [drawing, status], **_quiet)
     start_from.click(actions.start_from, chosen, [init, drawing, status], **_quiet)
     page.load(actions.opened, None, told, **_quiet)

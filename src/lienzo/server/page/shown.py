@@ -41,11 +41,15 @@ def status(texts: Texts, jobs: Sequence[Job]) -> str:
             return f'<p class="lz-error" role="alert">{escape(texts.states[job.state])}. {detail}</p>'
     running = [job for job in jobs if job.is_open]
     if running:
-        return note(f"{texts.states[running[0].state]} …")
+        return _said(f"{texts.states[running[0].state]} …")
     done = sum(job.state == "done" for job in jobs)
     if done == 0 and jobs:
-        return note(f"{texts.states[jobs[0].state]}.")
-    return note(texts.finished.format(done=done, of=len(jobs)))
+        return _said(f"{texts.states[jobs[0].state]}.")
+    return _said(texts.finished.format(done=done, of=len(jobs)))
+
+
+def _said(message: str) -> str:
+    return f'<p class="lz-note" role="status">{escape(message)}</p>'
 
 
 def progress(texts: Texts, jobs: Sequence[Job], ahead: int | None) -> str:

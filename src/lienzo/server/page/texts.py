@@ -35,6 +35,7 @@ class Texts:
     steps: str
     guidance: str
     seed: str
+    seed_hint: str
     random: str
     reuse: str
     size: str
@@ -88,7 +89,7 @@ class Texts:
     failed: str
     fault: str
     bad_size: str
-    no_seed: str
+    bad_seed: str
     no_number: str
     no_picture: str
     choose_first: str
@@ -120,8 +121,9 @@ ENGLISH: Final = Texts(
     steps="Steps",
     guidance="Guidance",
     seed="Seed",
-    random="Random seed",
-    reuse="Reuse last seed",
+    seed_hint="random",
+    random="Random",
+    reuse="Reuse last",
     size="Size",
     size_hint="WIDTHxHEIGHT in pixels, multiples of 8",
     count="Pictures",
@@ -170,9 +172,10 @@ ENGLISH: Final = Texts(
     start_from="Start from it",
     drop="Picture",
     verify="Verify",
-    verify_lead="Drop a PNG, JPEG or WebP: what do its marks prove? Nothing of it is kept.",
+    verify_lead="Drop a PNG, JPEG or WebP: what do its marks prove? Its SHA-256 is noted; the picture itself is deleted within two hours.",
     detect="Detect",
-    detect_lead="Drop a picture: do its pixels look like this service's model's? A hint, no proof. Nothing of it is kept.",
+    detect_lead="Drop a picture: do its pixels look like this service's model's? A hint, no proof. "
+    "Its SHA-256 is noted; the picture itself is deleted within two hours.",
     outcomes=MappingProxyType({"proved": "Proved", "not proved": "Not proved", "tampered": "Tampered with"}),
     verdicts=MappingProxyType({"ours": "Ours", "not ours": "Not ours", "inconclusive": "Inconclusive"}),
     layers=MappingProxyType({
@@ -193,7 +196,7 @@ ENGLISH: Final = Texts(
     failed="It cannot be done as asked.",
     fault="Something failed that should not have. The service's own log says what.",
     bad_size="Size: got {got!r}; give WIDTHxHEIGHT, as 512x512.",
-    no_seed="Seed: nothing is given. Give a whole number, or choose a random one.",
+    bad_seed="Seed: got {got!r}; give a whole number, or leave it empty for a random one.",
     no_number="{name}: nothing is given. Give a number.",
     no_picture="There is no picture. Drop one first.",
     choose_first="Choose a picture first.",
@@ -225,8 +228,9 @@ SPANISH: Final = Texts(
     steps="Pasos",
     guidance="Guía",
     seed="Semilla",
-    random="Semilla al azar",
-    reuse="Repetir la última semilla",
+    seed_hint="al azar",
+    random="Al azar",
+    reuse="Repetir la última",
     size="Tamaño",
     size_hint="ANCHOxALTO en píxeles, múltiplos de 8",
     count="Imágenes",
@@ -275,10 +279,10 @@ SPANISH: Final = Texts(
     start_from="Partir de ella",
     drop="Imagen",
     verify="Verificar",
-    verify_lead="Suelte un PNG, JPEG o WebP: ¿qué demuestran sus marcas? No se guarda nada de ella.",
+    verify_lead="Suelte un PNG, JPEG o WebP: ¿qué demuestran sus marcas? Se anota su SHA-256; la imagen misma se borra en menos de dos horas.",
     detect="Detectar",
     detect_lead="Suelte una imagen: ¿se parecen sus píxeles a los del modelo de este servicio? Es un indicio, no una prueba. "
-    "No se guarda nada de ella.",
+    "Se anota su SHA-256; la imagen misma se borra en menos de dos horas.",
     outcomes=MappingProxyType({"proved": "Probado", "not proved": "No probado", "tampered": "Alterado"}),
     verdicts=MappingProxyType({"ours": "Es nuestra", "not ours": "No es nuestra", "inconclusive": "No se puede decidir"}),
     layers=MappingProxyType({
@@ -299,7 +303,7 @@ SPANISH: Final = Texts(
     failed="No se puede hacer así.",
     fault="Ha fallado algo que no debía. El registro del servicio dice qué.",
     bad_size="Tamaño: se ha dado {got!r}; escriba ANCHOxALTO, como 512x512.",
-    no_seed="Semilla: no se ha dado ninguna. Escriba un número entero o elija una al azar.",
+    bad_seed="Semilla: se ha dado {got!r}; escriba un número entero o déjela vacía para una al azar.",
     no_number="{name}: no se ha dado nada. Escriba un número.",
     no_picture="No hay imagen. Suelte una primero.",
     choose_first="Elija primero una imagen.",
