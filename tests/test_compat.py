@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import lienzo
+from lienzo import compat
 from lienzo.errors import BlockedError, RequestError
 from lienzo.provenance.keys import Keystore
 from lienzo.provenance.watermark import find
@@ -239,3 +240,27 @@ def test_pictures_are_marked_in_every_form(model: Callable[[str], Path], monkeyp
     assert (marked != bare).any()
     assert (np.rint(made("np")[0] * 255) == marked).all()
     assert (np.rint(made("pt")[0].permute(1, 2, 0).numpy() * 255) == marked).all()
+
+
+def test_what_a_callback_changes_is_in_the_receipt(
+    model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = lienzo.StableDiffusionPipeline.from_pretrained(model("sd1"))
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(compat, "_output", lambda made, kind: told.append(made[0].given))
+
+    def looks(_: Any, index: int, time: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return tensors
+
+    def changes(_: Any, index: int, time: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        tensors["latents"].mul_(0.9)  # in place, as diffusers allows
+        return {}
+
+    drawn = torch.Generator().manual_seed(3)
+    drawn_from = torch.Generator().manual_seed(3)
+    torch.randn(1, generator=drawn_from)
+    for callback, source in ((looks, drawn), (changes, torch.Generator().manual_seed(3)), (None, drawn_from)):
+        pipe(
+            "a red circle", generator=source, callback_on_step_end=callback, num_inference_steps=2, height=64, width=64
+        )
+    assert told == [(), ("steps",), ("generators",)]

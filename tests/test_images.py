@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lienzo.errors import ImageError
-from lienzo.images import mask_tensor, normalize, open_image, to_image, to_tensor
+from lienzo.images import mask_tensor, normalize, open_image, png, to_image, to_tensor, transparency
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -136,3 +136,27 @@ def test_masks_are_split_at_one_half_or_kept_soft() -> None:
     assert hard[0, 0, 127] == 0
     assert hard[0, 0, 128] == 1
     assert soft[0, 0, 64] == pytest.approx(64 / 255)
+
+
+def test_transparency_is_white_where_nothing_is_seen() -> None:
+    area = Image.new("L", (8, 6), 255)
+    area.paste(0, (0, 0, 4, 6))
+    for mode in ("RGBA", "LA"):
+        hole = Image.new("RGB", (8, 6), "red").convert(mode)
+        hole.putalpha(area)
+        seen = transparency(png(hole))
+        assert seen is not None and np.array_equal(seen, 255 - np.asarray(area))
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.putpixel((1, 0), 1)
+    file = io.BytesIO()
+    palette.save(file, "PNG", transparency=1)
+    seen = transparency(file.getvalue())
+    assert seen is not None and seen.tobytes() == b"\0\xff"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_an_opaque_picture_has_none(mode: str) -> None:
+    assert transparency(png(Image.new(mode, (8, 8), "red"))) is None
+    with pytest.raises(ImageError, match=r"^mask: "):
+        transparency(b"no picture", "mask")

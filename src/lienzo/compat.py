@@ -461,7 +461,8 @@ class _Pipeline:
             raise RequestError(
                 f"callback_on_step_end: got other latents; return a tensor of shape {tuple(shown.shape)}."
             )
-        return changed * scale  # always: it may have been changed in place
+        # compared, since it may have been changed in place; what was not is not sent, so that the receipt says nothing of it
+        return None if changed.equal(step.x / scale) else changed * scale
 
 
 class StableDiffusionPipeline(_Pipeline):

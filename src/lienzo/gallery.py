@@ -65,7 +65,7 @@ def fill(
         )
     complete = [resolve(bundle, request) for request in requests]
     # what is judged are the model's own pixels, so nothing is marked in them; each file is signed nevertheless
-    unmarked = Settings.read(mark="off" if rules.mark == "off" else "credentials")
+    unmarked = Settings.signed_only()
     home = folder / "-".join([bundle.digest[:12], bundle.settings_digest[:8], *_adapters(bundle)])
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -98,10 +98,10 @@ def _is_it(path: Path, bundle: Bundle, request: Request) -> bool:
     weight = next(bundle.unet.parameters())
     return (
         record.request_digest, record.weights.digest, list(map(dict, used)), record.settings, record.dtype, record.device, record.software.torch,
-        record.picture.sha256,
+        record.given, record.picture.sha256,
     ) == (
         request.digest, bundle.digest, _used(bundle), bundle.settings_digest, str(weight.dtype).removeprefix("torch."),
-        weight.device.type, torch.__version__, picture.sha256,
+        weight.device.type, torch.__version__, None, picture.sha256,
     )  # fmt: skip
 
 

@@ -27,48 +27,72 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombErr
 """What PIL raises of a damaged file."""
 
 
-def open_image(source: Path | bytes, name: str | None = None, formats: tuple[str, ...] | None = None) -> Image.Image:
+def open_image(
+    source: Path | bytes, name: str | None = None, formats: tuple[str, ...] | None = None, *, most: int = MAX_PIXELS
+) -> Image.Image:
     """Read a picture file whole, upright and in RGB (or L where it is grey).
 
     EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey is scaled to 8 bits, transparency is laid over
-    white. Decoding starts only after the header's size was found within `MAX_PIXELS`; of a size beyond its own limit PIL
+    white. Decoding starts only after the header's size was found within `most`; of a size beyond its own limit PIL
     warns too (`DecompressionBombWarning`), as warnings cannot be switched off for one thread alone.
 
     Args:
         formats: PIL's names of those that are read; None: all.
+        most: pixels that it may have.
 
     Raises:
         ImageError: unreadable, truncated, too large, or animated.
     """
     what = name or (str(source) if isinstance(source, Path) else "the picture")
+    return normalize(_opened(source, what, formats, most), what, most=most)
+
+
+def transparency(source: bytes, name: str = "the picture") -> Image.Image | None:
+    """How transparent a picture file is: L, white where it is wholly so. None where it is opaque throughout. Bounded as
+    `open_image` is.
+
+    Raises:
+        ImageError: as `open_image`.
+    """
+    image = _opened(source, name, None, MAX_PIXELS)
+    normalize(image, name)  # for its bounds; it leaves the picture as it was, but loaded
     try:
-        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats)
+        image = ImageOps.exif_transpose(image)
+        if not image.has_transparency_data:
+            return None
+        seen = ImageOps.invert(image.convert("RGBA").getchannel("A"))
+    except DAMAGE as error:
+        raise ImageError(f"{name}: damaged or unreadable picture ({error}).") from None
+    return seen if seen.getbbox() else None
+
+
+def _opened(source: Path | bytes, what: str, formats: tuple[str, ...] | None, most: int) -> Image.Image:
+    """The header alone is read."""
+    try:
+        return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats)
     except FileNotFoundError:
         raise ImageError(f"{what}: no such file.") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ImageError(f"{what}: more than {MAX_PIXELS:,} pixels. Make it smaller first.") from None
+        raise ImageError(f"{what}: more than {most:,} pixels. Make it smaller first.") from None
     except UnidentifiedImageError:
         raise ImageError(f"{what}: not a picture that can be read; {_listed(formats)} can.") from None
     except DAMAGE as error:
         raise ImageError(f"{what}: damaged or unreadable picture ({error}).") from None
-    return normalize(image, what)
 
 
-def normalize(image: Image.Image, what: str = "the picture") -> Image.Image:
+def normalize(image: Image.Image, what: str = "the picture", *, most: int = MAX_PIXELS) -> Image.Image:
     """An upright RGB or L picture of any PIL picture; see `open_image`."""
     try:
-        return _normalized(image, what)
+        return _normalized(image, what, most)
     except ImageError:
         raise
     except DAMAGE as error:
         raise ImageError(f"{what}: damaged or unreadable picture ({error}).") from None
 
 
-def _normalized(image: Image.Image, what: str) -> Image.Image:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(
-            f"{what}: {image.width}x{image.height} is more than {MAX_PIXELS:,} pixels. Make it smaller first."
-        )
+def _normalized(image: Image.Image, what: str, most: int) -> Image.Image:
+    if image.width * image.height > most:
+        raise ImageError(f"{what}: {image.width}x{image.height} is more than {most:,} pixels. Make it smaller first.")
     if getattr(image, "n_frames", 1) > 1:
         raise ImageError(
             f"{what}: animated, with {getattr(image, 'n_frames', 1)} frames. Save one frame as a still picture."

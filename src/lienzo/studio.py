@@ -75,6 +75,10 @@ class House:
             latents = latents_for(bundle, batch, self.notary.keys.secret("watermark"))
         meter = Meter()
         results = yield from generate(bundle, batch, generators=generators, latents=latents)
+        if self.settings.mark == "latent":  # they come of the request and the key
+            results = tuple(
+                replace(one, given=tuple(what for what in one.given if what != "latents")) for one in results
+            )
         spent = meter.spent().share(of=max(len(results), 1))
         return tuple(self._finished(*one, spent) for one in zip(results, admitted, strict=True))
 

@@ -4,10 +4,17 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from PIL import Image
+
 from lienzo.errors import ConfigError
 from lienzo.evaluation import metrics
 from lienzo.evaluation.features import clip_features, text_features
+from lienzo.models.bundle import Bundle
+from lienzo.pipeline.generate import finished
 from lienzo.pipeline.request import Request
+from lienzo.provenance.settings import Settings
+from lienzo.provenance.writing import encode
+from lienzo.studio import house, make
 from lienzo.training import recipes
 from lienzo.training.config import Recipe
 from lienzo.training.data import DataConfig
@@ -18,14 +25,29 @@ from lienzo.training.recipes.sheets import drawn
 from lienzo.weights.clip import load_clip
 
 
+def _picture(bundle: Bundle, request: Request) -> bytes:
+    """A picture that is checked and signed as any other, without a watermark, which would be learned."""
+    (result,) = finished(make(bundle, request, settings=Settings.signed_only()))
+    return encode(result, "PNG")
+
+
+def _sheet(picture: Image.Image) -> bytes:
+    return house().notary.sign_sheet(picture, "Sample sheet of a training run")
+
+
+FILES = recipes.Files(picture=_picture, sheet=_sheet)
+"""Class pictures and sample sheets as this machine's settings want them signed."""
+
+
 def train(recipe: Recipe[DataConfig], telling: Callable[[], AbstractContextManager[Tell]] = silent) -> Made:
-    """Train what a recipe says; `lienzo.training.recipes.run` with `watch.clip` and `watch.score_every` obeyed."""
-    return run(recipe, telling=telling, score=score)
+    """Train what a recipe says; `lienzo.training.recipes.run` with `watch.clip` and `watch.score_every` obeyed, and with class
+    pictures and sample sheets signed."""
+    return run(recipe, telling=telling, score=score, files=FILES)
 
 
 def check(recipe: Recipe[DataConfig], tell: Tell = lambda what, done, of: None) -> tuple[Job[Any, Any], float]:
     """Everything but training; `lienzo.training.recipes.check`, and that what the scores need is there."""
-    job, loss = recipes.check(recipe, tell)
+    job, loss = recipes.check(recipe, tell, FILES)
     score(job, recipe)
     return job, loss
 

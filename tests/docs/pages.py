@@ -11,6 +11,8 @@ WRITTEN = [
     *(page for folder in (DOCS, DOCS / "howto", DOCS / "explanation") for page in sorted(folder.glob("*.md"))),
 ]
 """Pages written by hand, whose examples are run."""
+SERVED = [DOCS / "howto" / "clients.md"]
+"""Pages whose examples need a service that runs: `tests/server/test_clients_page.py` runs them."""
 ALL = [*WRITTEN, ROOT / "CHANGELOG.md", *sorted((DOCS / "reference").glob("*.md"))]
 FENCE = re.compile(r"(?:<!-- not run: (?P<why>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 

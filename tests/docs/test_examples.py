@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from pages import ALL, WRITTEN, Block, blocks, title
+from pages import ALL, SERVED, WRITTEN, Block, blocks, title
 
 import lienzo.cli
 
@@ -24,7 +24,7 @@ def examples(page: Path) -> list[Block]:
     return [block for block in blocks(page) if block.language in ("python", "console") and block.why is None]
 
 
-@pytest.mark.parametrize("page", [page for page in WRITTEN if examples(page)], ids=title)
+@pytest.mark.parametrize("page", [page for page in WRITTEN if examples(page) and page not in SERVED], ids=title)
 def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from lienzo.cli import lienzo
 from lienzo.errors import KeystoreError
@@ -97,6 +98,28 @@ def test_rotation(store: Keystore) -> None:
     assert newer != root
     assert other.public_key() == new.public_key() and other.issuer == newer.subject
     assert len(x509.load_pem_x509_certificates(anchors(store).encode())) == 2  # old pictures still count
+
+
+def test_while_keys_change_the_signer_is_that_of_its_certificate(store: Keystore) -> None:
+    issuer(store)
+    changing = [True]
+
+    def change() -> None:
+        while changing:
+            Keystore(store.folder).rotate("credentials")
+
+    with ThreadPoolExecutor(1) as pool:
+        changed = pool.submit(change)
+        made = [issuer(Keystore(store.folder)) for _ in range(60)]
+        changing.clear()
+        changed.result()
+    assert len({one.chain for one in made}) > 1
+    for one in made:
+        assert spki(certificates_of(one)[0]) == one.signer.public.spki
+
+
+def spki(certificate: x509.Certificate) -> bytes:
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def test_a_revoked_authority_is_no_anchor(store: Keystore) -> None:

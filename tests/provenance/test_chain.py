@@ -13,32 +13,39 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import c2pa
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from forging import chunk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFilter, PngImagePlugin
 
 import checkers
 from lienzo import Pipeline, Request, read, save
 from lienzo.cli import lienzo
-from lienzo.cli.log import log_keys
 from lienzo.errors import BlockedError, ConfigError, LienzoError, LogError, MetadataError, ReceiptError, SafetyError
 from lienzo.gallery import fill
-from lienzo.pipeline.generate import finished
+from lienzo.images import png
+from lienzo.pipeline.generate import finished, generate
+from lienzo.pipeline.request import InputImage
 from lienzo.provenance import credentials
 from lienzo.provenance.certificates import anchors, issuer
+from lienzo.provenance.encoding import encode64
 from lienzo.provenance.energy import Spent
 from lienzo.provenance.examine import examine
 from lienzo.provenance.files import Kind
 from lienzo.provenance.keys import Keystore
-from lienzo.provenance.log import verify_proof
+from lienzo.provenance.log import Log, verify_proof, write_export
 from lienzo.provenance.marking import Marked, Notary
-from lienzo.provenance.receipt import SignedReceipt, opens
+from lienzo.provenance.perceptual import perceptual_hash
+from lienzo.provenance.receipt import Entry, Said, SignedReceipt, opens
 from lienzo.provenance.settings import Settings
 from lienzo.provenance.verify import Sources, verify
 from lienzo.provenance.watermark import mark
@@ -107,7 +114,7 @@ def test_finds_the_record_when_everything_beside_the_pixels_is_gone(marked_pipel
     told = json.loads(run("verify", stripped, "--json")[1])
     assert (
         told["record"] == result.signed.receipt.id
-        and "leads to a record that is proved to be in the log" in told["says"]
+        and "leads to a record, signed by you, that is proved to be in the log" in told["says"]
     )
 
 
@@ -136,6 +143,56 @@ def test_what_is_seen_is_what_is_verified(marked_pipeline: Pipeline, tmp_path: P
     for name in ("clear.png", "turned.png"):
         code, found = states(tmp_path / name)
         assert code == 1 and found["pixels"] != "holds", name
+    # to lienzo the recorded pixels, to others another picture: it says so
+    bare = png(image)
+    brighter = bare[:33] + chunk(b"gAMA", struct.pack(">I", 1_000_000)) + bare[33:]
+    tables = chunk(b"acTL", struct.pack(">II", 1, 0)) + chunk(
+        b"acTL", struct.pack(">II", 0, 0)
+    )  # PIL gives up, browsers play
+    frame = chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, *image.size, 0, 0, 1, 1, 0, 0))
+    pixels = next(body for kind, body in chunks(png(other)) if kind == b"IDAT")
+    moving = bare[:33] + tables + bare[33:-12] + frame + chunk(b"fdAT", bytes(3) + b"\1" + pixels) + bare[-12:]
+    for data in (brighter, moving):
+        (tmp_path / "forged.png").write_bytes(data)
+        code, output = run("verify", tmp_path / "forged.png", "--json")
+        (layer,) = [one for one in json.loads(output)["layers"] if one["name"] == "pixels"]
+        assert code == 1 and layer["state"] == "unknown" and "other programs may show another picture" in layer["says"]
+
+
+def test_transparency_over_another_ground_is_another_picture(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    """Laid over white, every pixel is the recorded one; over black, a corner is dark."""
+    make(marked_pipeline, tmp_path / "a.png")
+    seen = Image.open(tmp_path / "a.png").convert("RGB")
+    corner = seen.crop((0, 0, 1, 1))
+    alphas = range(255 - min(corner.getpixel((0, 0))), 256)  # type: ignore[arg-type, type-var]
+    for alpha in alphas:  # the clearest one that gives this very colour over white
+        colour = [round(255 - (255 - level) * 255 / max(alpha, 1)) for level in corner.getpixel((0, 0))]  # type: ignore[union-attr]
+        clear = Image.new("RGBA", (1, 1), (*colour, alpha))
+        if (
+            Image.alpha_composite(Image.new("RGBA", (1, 1), "white"), clear).convert("RGB").tobytes()
+            == corner.tobytes()
+        ):
+            break
+    assert alpha < 255
+    forged = seen.convert("RGBA")
+    forged.paste(clear, (0, 0))
+    forged.save(tmp_path / "b.png")
+    assert "other programs may show another picture" in run("verify", tmp_path / "b.png")[1]
+    assert states(tmp_path / "b.png")[0] == 1
+
+
+def test_a_picture_of_another_size_or_without_its_mark_is_told(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    """As if somebody had found a way around the file's structure."""
+    make(marked_pipeline, tmp_path / "a.jpg")
+    store = Keystore()
+    found = examine((tmp_path / "a.jpg").read_bytes(), trust_anchors=anchors())
+    judged = partial(verify, sources=Sources(keys=store.keys(), watermark_keys=store.secrets("watermark")))
+    assert judged(found).says == "This very file is as it was signed, by a key that you trust."
+    blurred = judged(replace(found, image=found.image.filter(ImageFilter.GaussianBlur(3))))
+    assert blurred.outcome == "proved" and "a watermark, but none is found" in blurred.says
+    larger = judged(replace(found, image=found.image.resize((192, 192))))
+    assert larger.outcome == "tampered"
+    assert {one.name: one.state for one in larger.layers}["pixels"] == "fails"
 
 
 def test_a_pixel_edited_under_the_credentials_is_caught(marked_pipeline: Pipeline, tmp_path: Path) -> None:
@@ -342,15 +399,93 @@ def test_a_picture_that_the_checker_blocks_is_not_returned(
     assert safety["picture"]["by"][0].startswith("checker:")
 
 
-def test_a_log_that_lost_its_entry_is_caught(marked_pipeline: Pipeline, tmp_path: Path, home: Path) -> None:
-    path = tmp_path / "a.png"
-    make(marked_pipeline, path)
+def test_a_log_that_was_set_back_is_caught(marked_pipeline: Pipeline, tmp_path: Path, home: Path) -> None:
+    make(marked_pipeline, tmp_path / "first.png", "a blue star", seed=9)
+    with contextlib.closing(sqlite3.connect(home / "log.db")) as connection:
+        connection.execute("VACUUM INTO ?", [str(tmp_path / "older.db")])
+    make(marked_pipeline, tmp_path / "a.png")
+    replace_log(home, tmp_path / "older.db")
+    make(Pipeline(marked_pipeline.bundle, Settings.read(mark="full")), tmp_path / "b.png", "a blue star", seed=10)
+    code, found = states(tmp_path / "a.png")
+    assert (code, found["log"]) == (3, "fails")
+
+
+def test_another_log_of_the_same_key_says_nothing_of_a_picture(
+    marked_pipeline: Pipeline, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two projects, each with its log: neither is the other, changed. The key may change meanwhile; the logs stay what they are."""
+    make(marked_pipeline, tmp_path / "a.png")
+    with monkeypatch.context() as patch:
+        patch.setenv("LIENZO_LOG", str(tmp_path / "project.db"))
+        project = Pipeline(marked_pipeline.bundle, Settings.read(mark="full"))
+        for seed in (8, 9):
+            make(project, tmp_path / f"{seed}.png", "a blue star", seed=seed)
+        other = house(project.settings).notary.log.origin
+    own = house(marked_pipeline.settings).notary.log.origin
+    assert own != other
+    Keystore().rotate("log")
+    for seed in (1, 2, 3):  # the own log is longer than the other was
+        make(marked_pipeline, tmp_path / f"own{seed}.png", seed=seed)
+    assert house(marked_pipeline.settings).notary.log.origin == own
+    code, found = states(tmp_path / "9.png")  # compared with the own log
+    assert (code, found["log"]) == (0, "holds"), "by the proof that it carries"
+    monkeypatch.setenv("LIENZO_LOG", str(tmp_path / "project.db"))
+    assert states(tmp_path / "9.png")[1]["log"] == "holds"
+    assert states(tmp_path / "a.png")[0] == 0
+
+
+def replace_log(home: Path, by: Path) -> None:
     for file in home.glob("log.db*"):
         file.unlink()
+    by.rename(home / "log.db")
     house.__globals__["_house"].cache_clear()
-    make(Pipeline(marked_pipeline.bundle, Settings.read(mark="full")), tmp_path / "b.png", "a blue star", seed=9)
-    code, found = states(path)
-    assert (code, found["log"]) == (3, "fails")
+
+
+def test_who_keeps_a_log_makes_nobody_elses_pictures(
+    marked_pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who checks trusts Ana's keys and Max's log key; Max logs a picture of his own as one of Ana's."""
+    result = make(marked_pipeline, tmp_path / "real.png")
+    Image.open(tmp_path / "real.png").convert("RGB").save(tmp_path / "bare.png")
+    ana = run("keys", "export", "--name", "Ana")[1]
+    real = result.signed.entry
+    ana_key = real.key
+
+    monkeypatch.setenv("LIENZO_HOME", str(tmp_path / "max"))
+    fake = Image.new("RGB", (256, 256), "white")
+    ImageDraw.Draw(fake).text((20, 100), "Ana never made this", (0, 0, 0), font_size=20)
+    fake = mark(fake, 0x123456789ABC, b"x" * 32)
+    fake.save(tmp_path / "fake.png")
+    told = {
+        "id": "123456789abc", "key": ana_key, "picture": InputImage.of(fake).sha256, "perceptual": perceptual_hash(fake),
+    }  # fmt: skip
+    mine = Keystore().signer("receipts")
+    said = Said(**real.model_copy(update=told).model_dump(exclude={"signature"}))
+    forged = [
+        Entry(**said.model_dump(), signature=real.signature),
+        Entry(**said.model_dump(), signature=encode64(mine.sign(said.message))),
+        Entry(**said.model_dump(), signature="%%"),
+    ]
+    assert not any(one.signed_by(result.signed.public) for one in forged[:2])
+    with Log.open(tmp_path / "max.db", signer=Keystore().signer("log")) as log:
+        for one in forged:
+            log.append(one.canonical, one.id)
+        log.append(real.canonical, real.id)  # that, he may
+        log.append(real.canonical, "123456789abc")
+        for record in (real.id, "123456789abc"):
+            log.append(b"no record at all", record)
+        write_export(log, tmp_path / "max.jsonl")
+    kept = json.loads(run("keys", "export", "--name", "Max")[1])
+    kept["keys"] = [key for key in kept["keys"] if key["purpose"] == "log"]
+
+    monkeypatch.setenv("LIENZO_HOME", str(tmp_path / "checker"))
+    for name, text in (("ana", ana), ("max", json.dumps(kept))):
+        (tmp_path / f"{name}.json").write_text(text, encoding="utf-8")
+        assert run("keys", "trust", tmp_path / f"{name}.json")[0] == 0
+    code, found = states(tmp_path / "fake.png", "--log", tmp_path / "max.jsonl")
+    assert (code, found["log"], found["pixels"]) == (1, "unknown", "absent")
+    told_of_real = json.loads(run("verify", tmp_path / "bare.png", "--log", tmp_path / "max.jsonl", "--json")[1])
+    assert told_of_real["outcome"] == "proved" and f"signed by Ana (key {ana_key[:16]})" in told_of_real["says"]
 
 
 def test_an_older_export_says_nothing_about_a_younger_picture(marked_pipeline: Pipeline, tmp_path: Path) -> None:
@@ -433,6 +568,12 @@ def test_only_the_own_log_is_opened_as_a_database(
     assert evil.read_bytes() == before and not list(tmp_path.glob("log.db-*"))
     monkeypatch.delenv("LIENZO_LOG")
     assert states(path, "--log", home / "log.db")[1]["log"] == "holds"
+    for url in (f"sqlite:///{evil}", f"file:{evil}?mode=ro://", f"sqlite+pysqlite:///{evil}", "http://[::1]/"):
+        done = CliRunner().invoke(lienzo, ["verify", str(path), "--log", url])
+        assert done.exit_code == 2 and "neither your own log's" in done.stderr
+    assert evil.read_bytes() == before and not list(tmp_path.glob("log.db-*"))
+    monkeypatch.setenv("LIENZO_LOG", f"sqlite:///{home / 'log.db'}")  # one's own may have any form
+    assert states(path)[1]["log"] == states(path, "--log", f"sqlite:///{home / 'log.db'}")[1]["log"] == "holds"
 
 
 def test_the_same_request_gives_the_same_marked_picture(marked_pipeline: Pipeline) -> None:
@@ -599,7 +740,7 @@ def test_a_key_signs_for_its_purpose_alone(marked_pipeline: Pipeline, tmp_path: 
     forged = replace(found, document={"receipt": SignedReceipt.sign(receipt, log_key).document})
     layers = {one.name: one for one in verify(forged, Sources(keys=Keystore().keys())).layers}
     assert layers["receipt"].state == "unknown" and "not trusted here" in layers["receipt"].says
-    assert {key.id for key in log_keys(own=False)} == {log_key.public.id}
+    assert {key.id for key in Keystore().log_keys()} == {log_key.public.id}
 
 
 def test_a_revealed_prompt_is_the_pictures_or_is_not(marked_pipeline: Pipeline, tmp_path: Path) -> None:
@@ -666,12 +807,64 @@ def test_a_check_that_fails_returns_no_picture(marked_pipeline: Pipeline, home: 
     assert not (home / "log.db").exists()
 
 
+@pytest.mark.parametrize("what", ["latents", "generators", "steps"])
+def test_what_was_given_beside_the_request_is_told(marked_pipeline: Pipeline, tmp_path: Path, what: str) -> None:
+    """A receipt does not say that another picture came of the request; nor is that picture taken for one that was changed."""
+    rules, path = House(Settings.read(mark="full")), tmp_path / "a.png"
+    request = Request("a red circle", seed=1, steps=2)
+    latents = marked_pipeline(Request("a blue square on a black background", seed=5, steps=2)).latents[None]
+    options: dict[str, Any] = {
+        "latents": {"latents": latents}, "generators": {"generators": [torch.Generator().manual_seed(2)]}, "steps": {},
+    }[what]  # fmt: skip
+    run_ = rules.make(marked_pipeline.bundle, request, **options)
+    sent: torch.Tensor | None = None
+    while True:
+        try:
+            step = run_.send(sent)
+        except StopIteration as stopped:
+            (result,) = stopped.value
+            break
+        sent = latents.clone() if what == "steps" else None
+        step.x.zero_()  # a copy
+    save(result, path)
+    assert result.signed.receipt.given == read(path).given == (what,)
+    code, output = run("verify", path, "--json", "--regenerate")
+    layers = {layer["name"]: layer for layer in json.loads(output)["layers"]}
+    assert (code, layers["receipt"]["state"], layers["regeneration"]["state"]) == (0, "holds", "unknown")
+    for name in ("receipt", "regeneration"):
+        assert "not repeatable from its request alone" in layers[name]["says"] and what in layers[name]["says"]
+    assert "not repeatable from its request alone" in run("inspect", path)[1]
+    done = CliRunner().invoke(lienzo, ["generate", "--from", str(path), "--out", str(tmp_path / "b.png")])
+    assert done.exit_code == 0 and "was not made from its request alone" in done.stderr
+    assert read(tmp_path / "b.png").given is None
+
+
+def test_generators_of_the_seeds_are_nothing_beside_the_request(marked_pipeline: Pipeline) -> None:
+    requests = [Request("a red circle", seed=seed, steps=1) for seed in (1, 2)]
+    bundle, own = marked_pipeline.bundle, [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    assert [one.given for one in finished(generate(bundle, requests, generators=own))] == [(), ()]
+    shared = [torch.Generator().manual_seed(1)] * 2
+    mixed = [requests[0], requests[1].replace(seed=1, steps=2)]
+    assert [one.given for one in finished(generate(bundle, mixed, generators=shared))] == [("generators",)] * 2
+
+
+def test_another_watermark_key_is_told_when_a_picture_is_made_again(marked_pipeline: Pipeline, tmp_path: Path) -> None:
+    make(marked_pipeline, tmp_path / "a.png")
+    options = ["generate", "--from", str(tmp_path / "a.png"), "--mark", "full", "--out"]
+    same = CliRunner().invoke(lienzo, [*options, str(tmp_path / "b.png")])
+    Keystore().rotate("watermark")
+    other = CliRunner().invoke(lienzo, [*options, str(tmp_path / "c.png")])
+    assert (same.exit_code, other.exit_code) == (0, 0)
+    assert "a watermark of another key" in other.stderr and "a watermark of another key" not in same.stderr
+
+
 def test_a_mark_in_the_initial_noise_is_another_picture_that_comes_again(
     marked_pipeline: Pipeline, tmp_path: Path
 ) -> None:
     pipeline = Pipeline(marked_pipeline.bundle, Settings.read(mark="latent"))
     result = make(pipeline, tmp_path / "a.png")
     assert result.signed.receipt.marks == ("credentials", "watermark", "log", "latent")
+    assert result.signed.receipt.given == ()
     assert not result.pixels.equal(make(marked_pipeline, tmp_path / "b.png").pixels)
     code, found = states(tmp_path / "a.png", "--regenerate")
     assert (code, found["regeneration"]) == (0, "holds")
@@ -687,7 +880,7 @@ def test_private_needs_a_mark() -> None:
     [
         ("[pictures]\nmark = 'fully'\n", "full"),
         ("[pictures]\nmarks = 'full'\n", "unknown key 'marks'"),
-        ("[picture]\n", "expected one table"),
+        ("[picture]\n", "got picture; expected the tables"),
         ("mark", "no TOML"),
     ],
 )
@@ -726,6 +919,19 @@ def test_no_changed_receipt_is_accepted(signed: SignedReceipt, data: st.DataObje
     except ReceiptError:
         return
     assert not held or changed == signed
+
+
+@pytest.mark.parametrize("part", ["weights", "software", "adapters", "embeddings"])
+def test_a_receipt_with_anything_unknown_in_it_is_refused(signed: SignedReceipt, part: str) -> None:
+    document, more = signed.document, {"approved_by": "the queen"}
+    rows = {
+        "adapters": {"name": "a", "digest": "0" * 64, "unet": 1.0, "text_encoder": 1.0},
+        "embeddings": {"token": "a", "digest": "0" * 64},
+    }
+    receipt = document["receipt"]
+    receipt[part] = [rows[part] | more] if part in rows else receipt[part] | more
+    with pytest.raises(ReceiptError, match="approved_by"):
+        SignedReceipt.read(document)
 
 
 @pytest.fixture(scope="module")

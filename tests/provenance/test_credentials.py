@@ -19,6 +19,7 @@ import rfc8785
 from authority import Authority as Openssl
 from authority import serving
 from cryptography import x509
+from forging import picture, where_the_manifest_is, with_less_padding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -67,13 +68,6 @@ def trusted(store: Keystore, own: Issuer) -> str:
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
     return issuer(Keystore(tmp_path_factory.mktemp("stranger") / "keys"))
-
-
-def picture(kind: str, size: int = 32, seed: int = 0, **options: Any) -> bytes:
-    colours = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(colours).save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}), **options)
-    return buffer.getvalue()
 
 
 # What is added is found
@@ -457,31 +451,6 @@ def test_a_certificates_urls_are_not_fetched(store: Keystore, trusted: str) -> N
 # Many at once, and anything at all
 
 
-def with_less_padding(store: bytes, less: int) -> bytes:
-    """The manifest with some of the padding left out that its signature's unsigned header holds, and no word of it changed."""
-    at = store.rindex(b"cpad") + 4
-    assert store[at] == 0x59  # CBOR: bytes, their number in two bytes
-    size = int.from_bytes(store[at + 1 : at + 3])
-    made = bytearray(store)
-
-    def shorten(begin: int, end: int) -> None:
-        while begin < end:
-            length = int.from_bytes(store[begin : begin + 4])
-            if begin <= at < begin + length:
-                made[begin : begin + 4] = (length - less).to_bytes(4)
-                if store[begin + 4 : begin + 8] == b"jumb":
-                    shorten(begin + 8, begin + length)
-            begin += length
-
-    shorten(0, len(store))
-    return (
-        bytes(made[: at + 1])
-        + (size - less).to_bytes(2)
-        + bytes(made[at + 3 : at + 3 + size - less])
-        + made[at + 3 + size :]
-    )
-
-
 def test_no_room_is_made_for_another_picture(own: Issuer, trusted: str) -> None:
     """The file's hash leaves out the manifest's place. Less padding there, and another picture fits into it."""
 
@@ -553,17 +522,6 @@ def mutated(data: bytes, rng: random.Random, begin: int, end: int) -> bytes:
             at = rng.randrange(begin, end)
             changed[at:at] = rng.randbytes(rng.choice((1, 4, 100)))
     return bytes(changed)
-
-
-def where_the_manifest_is(signed: bytes) -> tuple[int, int]:
-    """From its container's first byte to behind its last."""
-    if signed.startswith(b"\xff\xd8"):
-        first = signed.index(b"\xff\xeb")  # one segment: the manifest is short
-        return first, first + 2 + int.from_bytes(signed[first + 2 : first + 4])
-    order: Any = "big" if signed.startswith(b"\x89PNG") else "little"
-    name = signed.index(b"caBX" if order == "big" else b"C2PA")
-    size = int.from_bytes(signed[name - 4 : name] if order == "big" else signed[name + 4 : name + 8], order)
-    return (name - 4, name + 8 + size) if order == "big" else (name, name + 8 + size + size % 2)
 
 
 def soak(signed: bytes, trusted: str, count: int, seed: int) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Features of a real tiny VAE, calibrations of many sets, and the command."""
 
+import io
 import json
 import math
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from PIL import Image
 from lienzo import Pipeline
 from lienzo.cli import lienzo
 from lienzo.errors import ConfigError, ImageError, InputError
-from lienzo.images import to_image
+from lienzo.images import png, to_image
 from lienzo.models.bundle import Bundle
 from lienzo.provenance.detect import (
     FALSE,
@@ -34,6 +35,7 @@ from lienzo.provenance.detect import (
     shipped_calibration,
     vae_digest,
 )
+from lienzo.provenance.examine import see
 from lienzo.provenance.keys import Keystore
 from lienzo.provenance.watermark import mark
 from lienzo.weights import load
@@ -135,11 +137,12 @@ def test_a_calibration_of_another_vae_is_refused(bundle: Bundle, calibration: Ca
         detect(drawn(1)[0], bundle, replace(calibration, vae="0" * 64))
 
 
-def test_a_mark_decides(bundle: Bundle, calibration: Calibration) -> None:
+def test_a_mark_alone_makes_nothing_ours(bundle: Bundle, calibration: Calibration) -> None:
     image = drawn(1, first=1000)[0]
     marked = detect(image, bundle, calibration, find_mark=lambda _: Mark(record_id=0xABC, tag_valid=True))
     forged = detect(image, bundle, calibration, find_mark=lambda _: Mark(record_id=0xABC, tag_valid=False))
-    assert (marked.verdict, marked.likelihood_ratio) == ("ours", None) and "000000000abc" in marked.means
+    assert (marked.verdict, marked.likelihood_ratio) == ("inconclusive", None)
+    assert "a key of yours, of record 000000000abc" in marked.means and "lienzo verify" in marked.means
     assert (forged.verdict, forged.likelihood_ratio) == ("inconclusive", None) and "no key here" in forged.means
 
 
@@ -259,14 +262,45 @@ def test_command_says_ours_and_exits_with_0(model: Callable[[str], Path], files:
     assert f"{files / 'ours.png'}: ours  (likelihood ratio " in done.output and "no proof" in done.output
 
 
-def test_command_lets_a_watermark_decide(model: Callable[[str], Path], files: Path, tmp_path: Path) -> None:
+def test_command_says_what_a_watermark_says_and_no_more(
+    model: Callable[[str], Path], files: Path, tmp_path: Path
+) -> None:
     image = Image.open(files / "other.png").convert("RGB").resize((128, 128))
     options = ("--model", model("sd1"), "--calibration", files / "tiny.json")
     for name, key in (("own.png", Keystore().secret("watermark")), ("strange.png", bytes(32))):
         mark(image, 0xABC, key).save(tmp_path / name)
     own, strange = run(tmp_path / "own.png", *options), run(tmp_path / "strange.png", *options)
-    assert own.exit_code == 0 and "own.png: ours\n" in own.output and "record 000000000abc" in own.output
-    assert strange.exit_code == 1 and "strange.png: inconclusive\n" in strange.output
+    assert own.exit_code == 1 and "own.png: inconclusive\n" in own.output
+    assert "made with a key of yours, of record 000000000abc" in own.output
+    assert (
+        strange.exit_code == 1 and "strange.png: inconclusive\n" in strange.output and "no key here" in strange.output
+    )
+
+
+def test_a_picture_is_read_in_another_process_and_within_bounds(
+    model: Callable[[str], Path], files: Path, tmp_path: Path
+) -> None:
+    options = ("--model", model("sd1"), "--calibration", files / "tiny.json")
+    Image.new("RGB", (4001, 4000)).save(tmp_path / "large.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.tiff")  # a format whose reader strangers need not reach
+    large, tiff = run(tmp_path / "large.png", *options), run(tmp_path / "a.tiff", *options)
+    assert large.exit_code == 2 and "4001x4000 is more than 16,000,000 pixels" in large.output
+    assert tiff.exit_code == 2 and "PNG, JPEG and WEBP can" in tiff.output
+
+
+def test_a_mask_stays_grey_and_a_picture_upright(tmp_path: Path) -> None:
+    def seen(image: Image.Image, **options: object) -> Image.Image:
+        file = io.BytesIO()
+        image.save(file, "PNG", **options)
+        return see(file.getvalue())
+
+    ramp = Image.linear_gradient("L").resize((20, 10))
+    assert seen(ramp).mode == "L" and seen(ramp).tobytes() == ramp.tobytes()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    assert seen(ramp.convert("RGB"), exif=turned).size == (10, 20)
+    with pytest.raises(ImageError, match="more than 100 pixels"):
+        see(png(ramp), most=100)
 
 
 def test_command_says_all_in_json(model: Callable[[str], Path], files: Path) -> None:

@@ -49,10 +49,11 @@ class Served:
         with self.client as client:
             while time.monotonic() < until:
                 document = client.get(f"/v1/jobs/{job}").json()
+                assert "state" in document, (document, self.said)
                 if document["state"] not in ("queued", "running"):
                     return document  # type: ignore[no-any-return]
                 time.sleep(0.05)
-        raise AssertionError(f"still {document['state']}")
+        raise AssertionError((document, self.said))
 
     def lienzo(self, *args: str) -> str:
         """What the command line says on the same machine."""

@@ -14,7 +14,8 @@ from lienzo.cli.generate import MODEL_OPTIONS
 from lienzo.cli.params import json_option, model_options
 from lienzo.cli.progress import Progress, progress
 from lienzo.cli.text import note, plain, print_json
-from lienzo.errors import ImageError, InputError, OutputError
+from lienzo.errors import ConfigError, InputError, OutputError
+from lienzo.reading import read_whole
 
 if TYPE_CHECKING:
     from lienzo.models.bundle import Bundle
@@ -27,8 +28,8 @@ GUIDANCE = (2.0, 3.0, 5.0, 7.5)
 EPILOG = """
 \b
 Verdicts: "ours", "not ours" and, where an error would be likelier than one in a hundred, "inconclusive". They are hints from
-how the model's VAE sees the picture, measured on the kinds of pictures that its calibration names; they prove nothing. Where a
-picture was marked, the watermark decides: a valid one of yours is "ours", any other "inconclusive"; `lienzo verify` tells more.
+how the model's VAE sees the picture, measured on the kinds of pictures that its calibration names; they prove nothing. A picture
+with a watermark is "inconclusive", as marks can be copied: which record it leads to is told, and `lienzo verify` tells more.
 
 \b
 A model needs a calibration; the embedded one has one. Without it every verdict is "inconclusive". To make it:
@@ -77,9 +78,9 @@ def _detect(pictures: tuple[Path, ...], given: Mapping[str, Any]) -> None:
     for name in ("real", "prompts"):
         if given[name] is not None:
             raise InputError(f"--{name} is for --calibrate. Leave it out.")
-    from lienzo.images import open_image
+    from lienzo.provenance.detect import MOST_PIXELS, shipped_calibration
     from lienzo.provenance.detect import detect as look
-    from lienzo.provenance.detect import shipped_calibration
+    from lienzo.provenance.examine import MOST_BYTES, see
     from lienzo.provenance.keys import Keystore
     from lienzo.provenance.watermark import find
 
@@ -93,8 +94,11 @@ def _detect(pictures: tuple[Path, ...], given: Mapping[str, Any]) -> None:
     for path in pictures:
         signals.check()
         try:
-            finding = look(open_image(path), bundle, calibration, find_mark=partial(find, keys=keys))
-        except ImageError as error:
+            image = see(read_whole(path, MOST_BYTES), str(path), most=MOST_PIXELS)
+            finding = look(image, bundle, calibration, find_mark=partial(find, keys=keys))
+        except ConfigError:  # of the calibration, whatever the picture
+            raise
+        except InputError as error:
             message = str(error) if str(path) in str(error) else f"{path}: {error}"
             found.append({"picture": str(path), "error": message})
             note(f"Error: {message}")
@@ -131,7 +135,6 @@ def _as_json(finding: "Finding") -> dict[str, Any]:
 def _read(path: Path | None) -> "Calibration | None":
     if path is None:
         return None
-    from lienzo.errors import ConfigError
     from lienzo.provenance.detect import Calibration
 
     try:

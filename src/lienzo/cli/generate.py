@@ -325,7 +325,12 @@ class _Job:
         if old is None:
             return
         of = attrgetter("request_digest", "weights.digest", "settings", "adapters", "embeddings")
-        if of(made) == of(old) and made.model_made != old.model_made:
+        if of(made) == of(old) and old.given is not None:
+            yield (
+                f"the recorded picture was not made from its request alone: its maker gave {' and '.join(old.given)} "
+                "besides. This is what the request alone gives"
+            )
+        elif of(made) == of(old) and made.model_made != old.model_made:
             differs = "the pixels differ from the recorded ones, which were made"
             if self.latent:
                 yield (
@@ -336,6 +341,11 @@ class _Job:
                 yield f"{differs} with {_means(old)} too, so on another kind of processor or from marked noise (--mark latent)"
             else:
                 yield f"{differs} with {_means(old)}; this is {_means(made)}, or another kind of processor"
+        elif of(made) == of(old) and made.unmarked and old.unmarked and made.picture.sha256 != old.picture.sha256:
+            yield (
+                "the picture below the marks is as recorded, what is marked in it is not: a watermark of another key (another "
+                "machine's, or it was changed since), of another tenant or form, or another label"
+            )
 
 
 def _means(record: "Record") -> str:

@@ -89,6 +89,11 @@ def _inspect_picture(path: str, as_json: bool) -> None:
         ("picture", _pixels(record.picture)),
         *((name, str(value)) for name, value in request.items()),
         ("request", f"digest {record.request_digest}"),
+        *(
+            []
+            if record.given is None
+            else [("beside it", f"{', '.join(record.given)} given: not repeatable from its request alone")]
+        ),
         ("model", f"{record.weights.name}, digest {record.weights.digest}"),
         (
             "made with",

@@ -73,6 +73,9 @@ def erase(record: str, records: str | None, as_json: bool) -> None:
         print_json({"record": record, "erased": True})
     else:
         click.echo(plain(f"{record}  erased"))
+        note(
+            "This cannot be taken back. Backups made before still hold it, encrypted: `lienzo prompts rotate` makes those unreadable."
+        )
 
 
 @prompts.command(short_help="Change the key that keeps prompts.")

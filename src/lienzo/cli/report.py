@@ -131,8 +131,9 @@ def _audit(model: str | None, given: Mapping[str, Any], out: Path, bar: Progress
     """Make the audit's pictures, have them looked at, and lay out a sheet of each set."""
     from lienzo.evaluation.bias import look, read_audit, rows, shots
     from lienzo.evaluation.report import place
-    from lienzo.images import open_image, png, sheet
+    from lienzo.images import open_image, sheet
     from lienzo.pipeline.request import Request
+    from lienzo.studio import house
     from lienzo.weights import load
     from lienzo.weights.clip import load_clip
 
@@ -164,5 +165,5 @@ def _audit(model: str | None, given: Mapping[str, Any], out: Path, bar: Progress
     for number, lines in enumerate(rows(audit, given["count"]), 1):
         page = sheet([open_image(pictures[i]) for line in lines for i in line], len(lines[0]))
         sheets.append(f"{FOLDER}/sheet-{number}.png")
-        place(out / sheets[-1], png(page))
+        place(out / sheets[-1], house().notary.sign_sheet(page, "Sheet of an audit for bias"))
     return found, tuple(sheets)

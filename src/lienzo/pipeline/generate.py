@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,10 @@ from lienzo.pipeline.request import InputImage, Request
 from lienzo.rng import generator, normal
 
 SDE = ("DPMSolverMultistepScheduler", "sde-dpmsolver++")
+Given = Literal["latents", "generators", "steps"]
+"""What a caller gave beside the request: the noise to start from, generators in another state than the seed's (or one for
+several pictures), tensors sent back on the way. Then the request alone does not give the picture."""
+
 TILE_ABOVE = 1536 * 1536
 """Pixels above which decoding is tiled where the request leaves it open."""
 
@@ -43,8 +48,8 @@ class Step:
         index: 1 to `of`.
         time: the timestep that the network was told.
         sigma: the noise level that `x` is now at.
-        x: (B, C, h, w), x0 + sigma * noise. Sending a tensor of this shape back to the generator replaces it.
-        x0: (B, C, h, w), the current estimate of the finished latents.
+        x: (B, C, h, w), x0 + sigma * noise, a copy. Sending a tensor of this shape back to the generator replaces it.
+        x0: (B, C, h, w), the current estimate of the finished latents, a copy. No check has seen what it would show.
         tiling: whether previews are decoded in tiles.
     """
 
@@ -58,7 +63,11 @@ class Step:
     tiling: bool = False
 
     def previews(self) -> list[Image.Image]:
-        """The current estimates as pictures. Costs a decode; nothing is done unless this is called."""
+        """The current estimates as pictures. Costs a decode; nothing is done unless this is called.
+
+        They are unchecked and unmarked: safety checks see the finished picture alone. Show them to nobody who is not to see
+        what a check would block.
+        """
         return [to_image(pixels) for pixels in decode(self.bundle, self.x0, tiling=self.tiling)]
 
 
@@ -71,6 +80,7 @@ class Result:
         pixels: (3, H, W) fp32 in [-1, 1] on the CPU, before rounding to 8 bits.
         latents: (C, h, w) fp32, unit variance.
         warnings: what the user should know, e.g. words of the prompt that did not fit.
+        given: what went in beside the request; where anything did, the request alone does not give the picture.
     """
 
     request: Request = field(repr=False)  # a log line that shows a result shall not hold the prompt
@@ -78,6 +88,7 @@ class Result:
     latents: Tensor = field(repr=False)
     bundle: Bundle = field(repr=False)
     warnings: tuple[str, ...] = ()
+    given: tuple[Given, ...] = ()
 
     @cached_property
     def image(self) -> Image.Image:
@@ -91,6 +102,7 @@ class Sample:
     request: Request = field(repr=False)
     latents: Tensor = field(repr=False)
     warnings: tuple[str, ...] = ()
+    given: tuple[Given, ...] = ()
 
 
 Run = Generator[Step, Tensor | None, tuple[Result, ...]]
@@ -177,6 +189,7 @@ def generate(
             latents=made.latents,
             bundle=bundle,
             warnings=made.warnings,
+            given=made.given,
         )
         for made in samples
     )
@@ -206,13 +219,19 @@ def sample(
     for name, given in (("generators", sources), ("latents", batch if latents is None else latents)):
         if len(given) != len(batch):
             raise RequestError(f"{name}: got {len(given)} for {len(batch)} pictures; give one each.")
+    # looked at before anything is drawn: whether a picture's noise is that of its seed, and of no other picture's
+    own = [
+        sources.count(s) == 1 and s.get_state().equal(generator(r.seed).get_state())
+        for r, s in zip(batch, sources, strict=True)
+    ]
     groups: dict[str, list[int]] = {}
     for i, request in enumerate(batch):
         groups.setdefault(lockstep_key(request), []).append(i)
     runs = []
     for members in groups.values():
         noise = latents[members] if latents is not None else None
-        runs.append((members, _Group(bundle, [batch[i] for i in members], [sources[i] for i in members], noise)))
+        requests, noises, owns = [batch[i] for i in members], [sources[i] for i in members], [own[i] for i in members]
+        runs.append((members, _Group(bundle, requests, noises, owns, noise)))
     total, done = sum(run.evaluations for _, run in runs), 0
     samples: dict[int, Sample] = {}
     for members, run in runs:
@@ -251,7 +270,12 @@ class _Group:
     """Requests that run in lockstep: everything that is fixed before the first step."""
 
     def __init__(
-        self, bundle: Bundle, batch: list[Request], sources: list[torch.Generator], latents: Tensor | None
+        self,
+        bundle: Bundle,
+        batch: list[Request],
+        sources: list[torch.Generator],
+        own_noise: list[bool],
+        latents: Tensor | None,
     ) -> None:
         first = batch[0]
         assert first.width and first.height and first.sampler
@@ -272,6 +296,8 @@ class _Group:
         factor = bundle.vae.config.factor
         self.shape = (bundle.vae.config.latent_channels, first.height // factor, first.width // factor)
         self.given = latents
+        self.steered = False
+        self.own_noise = own_noise
         if latents is not None and tuple(latents.shape[1:]) != self.shape:
             raise RequestError(f"latents: got {tuple(latents.shape)}, expected {(len(batch), *self.shape)}.")
 
@@ -299,15 +325,26 @@ class _Group:
                 of=total,
                 time=time,
                 sigma=level,
-                x=x,
-                x0=x0,
+                x=x.clone(),  # what is done to it without sending it back shall not go into the picture unseen
+                x0=x0.clone(),
                 bundle=self.bundle,
                 tiling=bool(self.request.vae_tiling),
             )
             if changed is not None:
+                self.steered = True
                 x = sent = changed
         latents = (x / math.sqrt(1 + level * level)).cpu()
-        return [Sample(request=r, latents=z, warnings=w) for r, z, w in zip(self.batch, latents, warnings, strict=True)]
+        rows = zip(self.batch, latents, warnings, self._given(), strict=True)
+        return [Sample(request=r, latents=z, warnings=w, given=g) for r, z, w, g in rows]
+
+    def _given(self) -> Iterator[tuple[Given, ...]]:
+        for own in self.own_noise:
+            found: dict[Given, bool] = {
+                "latents": self.given is not None,
+                "generators": not own,
+                "steps": self.steered,
+            }
+            yield tuple(name for name, there in found.items() if there)
 
     def _encode_prompts(self) -> list[tuple[str, ...]]:
         """Contexts of every picture, without and with its prompt: (B, 2, L, D)."""

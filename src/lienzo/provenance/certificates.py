@@ -85,8 +85,8 @@ def issuer(store: Keystore | None = None, *, chain: str | Path | None = None, ke
     if chain and key:
         return _organisation(Path(chain), key)
     store = store or Keystore()
-    root, leaf = _own(store)
-    return Issuer(store.signer("credentials"), _pem(leaf) + _pem(root))
+    root, leaf, signer = _own(store)
+    return Issuer(signer, _pem(leaf) + _pem(root))
 
 
 def anchors(store: Keystore | None = None) -> str:
@@ -177,11 +177,12 @@ def _trusted(vault: Vault) -> "Iterator[tuple[Path, str, x509.Certificate]]":
             ) from None
 
 
-def _own(store: Keystore) -> "tuple[x509.Certificate, x509.Certificate]":
-    """The current root and leaf, made or renewed where need be."""
+def _own(store: Keystore) -> "tuple[x509.Certificate, x509.Certificate, Signer]":
+    """The current root and leaf, made or renewed where need be, and the key that the leaf is of: another process may change
+    either key meanwhile, so each is read once."""
     authority, own = store.signer("ca", algorithm="es256"), store.signer("credentials", algorithm="es256")
     root = _current(_vault(store), "root", authority, authority.public)
-    return root, _current(_vault(store), "leaf", authority, own.public)
+    return root, _current(_vault(store), "leaf", authority, own.public), own
 
 
 def _current(vault: Vault, kind: Kind, authority: Signer, public: PublicKey) -> "x509.Certificate":

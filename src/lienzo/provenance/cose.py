@@ -1,8 +1,10 @@
-"""Whose key signed a manifest: its certificate, found in the manifest's bytes, which the library does not give.
+"""Whose key signed a manifest, and what of the file it signed: found in the manifest's bytes, as the library does not say it.
 
 A manifest store is nested boxes (JUMBF, ISO 19566-5); the box `c2pa.signature` of a manifest holds a COSE_Sign1 (RFC 9052,
 section 4.2) in CBOR (RFC 8949), whose protected header holds the signer's certificates (x5chain, RFC 9360). Only one way of
 writing is read, the one that leaves no doubt which certificate it is: each box once, definite lengths, no key twice.
+
+The unprotected header is signed by nobody. It holds padding, ten kilobytes of it, for a signature of unknown length.
 """
 
 from collections.abc import Iterator
@@ -10,6 +12,11 @@ from typing import Any, Final
 
 _SIGN1, _X5CHAIN = 18, 33
 _DEPTH: Final = 16
+_PADS: Final = ("pad", "pad2")
+_UNSIGNED: Final = {*_PADS, "sigTst", "sigTst2"}
+"""Names in an unprotected header (C2PA 2.2, section 13.2): padding and timestamps."""
+_CONTENTS: Final = ([b"cbor"], [b"json"], [b"bfdb", b"bidb"])
+"""What a box holds that holds no others: CBOR, JSON, or a file with its description."""
 
 
 def leaf_key(store: bytes, manifest: str) -> bytes | None:
@@ -24,14 +31,56 @@ def leaf_key(store: bytes, manifest: str) -> bytes | None:
     from cryptography.x509 import load_der_x509_certificate
 
     try:
-        content = store
-        for label in ("c2pa", manifest, "c2pa.signature"):
-            (content,) = [rest for name, rest in _superboxes(content) if name == label]
-        (signature,) = [body for kind, body in _boxes(content) if kind == b"cbor"]
+        signature = _cbor_of(_inside(store, "c2pa", manifest, "c2pa.signature"))
         certificate = load_der_x509_certificate(_certificate(signature))
         return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, TypeError, IndexError, UnsupportedAlgorithm):
         return None
+
+
+def hole(store: bytes, manifest: str) -> tuple[int, int] | None:
+    """What the manifest's hash leaves out of its file: the bytes from one place to another; None where that is not beyond
+    doubt, or where the manifest holds anything that nobody signed.
+
+    Timestamps are signed by their authority, which is not checked here.
+    """
+    try:
+        _check_boxes(_inside(store, "c2pa", manifest))
+        _, unprotected, *_ = _cbor(_cbor_of(_inside(store, "c2pa", manifest, "c2pa.signature")))
+        if unprotected.keys() - _UNSIGNED or any(any(unprotected.get(name, b"")) for name in _PADS):
+            return None
+        assertion = _cbor(_cbor_of(_inside(store, "c2pa", manifest, "c2pa.assertions", "c2pa.hash.data")))
+        (left_out,) = assertion["exclusions"]
+        return left_out["start"], left_out["start"] + left_out["length"]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return None
+
+
+def _inside(store: bytes, *labels: str) -> bytes:
+    """What a superbox holds, which lies in others; there is one of each name."""
+    for label in labels:
+        (store,) = [rest for name, rest in _superboxes(store) if name == label]
+    return store
+
+
+def _cbor_of(content: bytes) -> bytes:
+    (body,) = [body for kind, body in _boxes(content) if kind == b"cbor"]
+    return body
+
+
+def _check_boxes(content: bytes) -> None:
+    """The library passes over boxes that it does not know, also where it computes hashes."""
+    kinds = []
+    for kind, body in _boxes(content):
+        kinds.append(kind)
+        if kind == b"jumb":
+            ((_, about),) = _boxes(body[: (size := int.from_bytes(body[:4]))])
+            salt = about[17:].partition(b"\0")[2]  # a box of 16 random bytes, or none
+            if salt and (len(salt) != 24 or salt[:8] != b"\0\0\0\x18c2sh"):
+                raise ValueError("a description with something behind it")
+            _check_boxes(body[size:])
+    if set(kinds) != {b"jumb"} and kinds not in _CONTENTS:
+        raise ValueError("boxes that no manifest needs")
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:

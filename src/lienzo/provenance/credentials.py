@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,8 +22,9 @@ import rfc8785
 from lienzo import __version__
 from lienzo.errors import CredentialsError
 from lienzo.provenance.certificates import Issuer
-from lienzo.provenance.cose import leaf_key
+from lienzo.provenance.cose import hole, leaf_key
 from lienzo.provenance.files import Kind, kind_of_data
+from lienzo.provenance.structure import structure
 from lienzo.provenance.timestamps import Authority, relay
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ State = Literal["Trusted", "Valid", "Invalid", "absent"]
 
 RECEIPT = "org.lienzo.receipt"
 BINDING = "c2pa.soft-binding"
+STRUCTURE = "org.lienzo.structure"
+"""Code of the failure that a file could be read in several ways, or that its manifest holds what nobody signed."""
 
 _TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -85,8 +88,9 @@ class CredentialsFound:
 
     Attributes:
         state: "Trusted": the file is as it was signed, by somebody whose authority is trusted here. "Valid": as it was
-            signed, by nobody who is. "Invalid": changed since, damaged, expired or revoked. "absent": there are none.
-        failures: what is wrong, as `code: explanation`; the codes are C2PA's (specification 2.2, section 15.2).
+            signed, by nobody who is. "Invalid": changed since, damaged, expired or revoked. "absent": there are none. A file
+            that lienzo would not write so (`STRUCTURE`) is "Invalid" with a receipt of lienzo's, else "Valid" at best.
+        failures: what is wrong, as `code: explanation`; the codes are C2PA's (specification 2.2, section 15.2) and `STRUCTURE`.
         title: that the manifest gives the picture.
         generator: the program that made the manifest, and its version.
         signer: the organisation (O) in the signer's certificate.
@@ -195,7 +199,15 @@ def read(
     try:
         with context, Reader(_MIME[kind], io.BytesIO(data), context=context) as reader:
             document = json.loads(reader.json())
-            return _found(document, reader.get_validation_state(), _signer(reader, document), revoked)
+            store, label = _store(reader, document), document["active_manifest"]
+            spki = leaf_key(store, label)
+            key_id = None if spki is None else hashlib.sha256(spki).hexdigest()
+            found = _found(document, reader.get_validation_state(), key_id, revoked)
+            flaw = _flaw(data, store, document)
+            if flaw is None or found.state == "Invalid":
+                return found
+            worth: State = "Valid" if found.receipt is None else "Invalid"
+            return replace(found, state=worth, failures=(*found.failures, f"{STRUCTURE}: {flaw}"))
     except C2paError.ManifestNotFound:
         return CredentialsFound("absent")
     except (C2paError, ValueError, RecursionError) as error:
@@ -204,12 +216,34 @@ def read(
         return CredentialsFound("Invalid", ("the manifest is damaged",))
 
 
-def _signer(reader: "Reader", document: dict[str, Any]) -> str | None:
-    """The id of the key that signed the active manifest."""
-    label, store = document["active_manifest"], io.BytesIO()
-    reader.resource_to_stream(f"self#jumbf=/c2pa/{label}/c2pa.signature", store)  # gives the whole store
-    spki = leaf_key(store.getvalue(), label)
-    return None if spki is None else hashlib.sha256(spki).hexdigest()
+def _store(reader: "Reader", document: dict[str, Any]) -> bytes:
+    """The manifest store, as the library found it in the file."""
+    store = io.BytesIO()
+    reader.resource_to_stream(f"self#jumbf=/c2pa/{document['active_manifest']}/c2pa.signature", store)  # gives it whole
+    return store.getvalue()
+
+
+def _flaw(data: bytes, store: bytes, document: dict[str, Any]) -> str | None:
+    """Why a file with whole credentials could show something else than what was signed; None: it cannot.
+
+    A hash over the file leaves out the place of the manifest. The library looks for the manifest in its own way, does not look
+    at what else is in that place, and much of the manifest is padding that can be cut away to make room.
+    """
+    built = structure(data)
+    if built.flaw is not None:
+        return f"the file is not built as lienzo writes it: {built.flaw}"
+    if built.store != store:
+        return "the manifest is not the one that lies in its place"
+    left_out = hole(store, document["active_manifest"])
+    if left_out is None:
+        return "the manifest holds something that nobody signed, or is not bound to its file as lienzo does it"
+    if left_out != built.place:
+        return "what was signed leaves out something else than the manifest"
+    manifests, named = document["manifests"], [document["active_manifest"]]
+    for label in named:  # grows on the way
+        parents = (one.get("active_manifest") for one in manifests[label].get("ingredients", ()))
+        named.extend(one for one in parents if one in manifests and one not in named)
+    return None if len(named) == len(manifests) else "there are manifests beside the one that was signed"
 
 
 def _found(
@@ -329,6 +363,10 @@ def _sign(
                 try:
                     if mime is None:
                         raise C2paError("not a PNG, JPEG or WebP picture")
+                    worth = read(parent.data, trust_anchors=trust_anchors)
+                    forged = [failure for failure in worth.failures if failure.startswith(STRUCTURE)]
+                    if forged:  # the library would call them trusted
+                        raise C2paError(forged[0])
                     builder.add_ingredient(about, mime, io.BytesIO(parent.data))
                 except C2paError as error:
                     builder = stack.enter_context(Builder({**manifest, "ingredients": [about]}, context))

@@ -1,6 +1,7 @@
 """Reading a stranger's picture: pixels and credentials, in a process of its own that cannot harm this one.
 
-`examine` asks that process; `look` is what runs in it. A picture that hangs, crashes or blows up its reader is an error here.
+`examine` asks that process for all that `lienzo verify` needs, `see` for the pixels alone; `look` and `pixels` are what runs
+in it. A picture that hangs, crashes or blows up its reader is an error here.
 """
 
 import json
@@ -18,6 +19,7 @@ from lienzo.provenance.files import kind_of_data
 MOST_BYTES: Final = 200_000_000
 """Of a file."""
 _SECONDS, _MEMORY = 60.0, 3 << 30
+_FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class Evidence:
 
     Attributes:
         lossless: whether the file keeps every pixel.
+        doubts: why other programs may show another picture than `image`: see `lienzo.provenance.structure`.
         credentials: their state: "Trusted", "Valid" (by a stranger), "Invalid" or "absent".
         failures: what of the credentials fails, in their specification's words.
         signer: who signed them.
@@ -35,6 +38,7 @@ class Evidence:
 
     image: Image.Image
     lossless: bool
+    doubts: tuple[str, ...] = ()
     credentials: str
     failures: tuple[str, ...] = ()
     signer: str | None = None
@@ -60,28 +64,18 @@ def examine(
     Raises:
         InputError: no such picture, a damaged one, or one that is too large or cannot be read within bounds.
     """
-    if len(data) > MOST_BYTES:
-        raise ImageError(f"{name}: {len(data):,} bytes, more than the {MOST_BYTES:,} allowed.")
     asked = {
         "name": name,
         "trust_anchors": trust_anchors,
         "timestamp_roots": timestamp_roots,
         "revoked": sorted(revoked),
     }
-    answer = bounded.run(
-        "lienzo.provenance.examine:look",
-        json.dumps(asked).encode() + b"\n" + data,
-        seconds=_SECONDS,
-        memory=_MEMORY,
-        most=3 * MAX_PIXELS + bounded.MOST_RESULT,
-        what=name,
-    )
-    head, _, pixels = answer.partition(b"\n")
-    told: dict[str, Any] = json.loads(head)
+    told, image = _ask("look", data, asked)
     receipt = told["credentials"].pop("receipt")
     return Evidence(
-        image=Image.frombytes("RGB", tuple(told["size"]), pixels),
+        image=image.convert("RGB"),
         lossless=told["lossless"],
+        doubts=tuple(told["doubts"]),
         credentials=told["credentials"]["state"],
         failures=tuple(told["credentials"]["failures"]),
         signer=told["credentials"]["signer"],
@@ -90,22 +84,64 @@ def examine(
     )
 
 
+def see(data: bytes, name: str = "the picture", *, most: int = MAX_PIXELS) -> Image.Image:
+    """A stranger's picture, upright, RGB, or L where it is grey. See `lienzo.images.open_image`, which this process is spared.
+
+    Args:
+        data: a PNG, JPEG or WebP, told by content.
+        most: pixels that it may have.
+
+    Raises:
+        InputError: as `examine`.
+    """
+    return _ask("pixels", data, {"name": name, "most": most})[1]
+
+
+def _ask(function: str, data: bytes, asked: dict[str, Any]) -> tuple[dict[str, Any], Image.Image]:
+    name = asked["name"]
+    if len(data) > MOST_BYTES:
+        raise ImageError(f"{name}: {len(data):,} bytes, more than the {MOST_BYTES:,} allowed.")
+    answer = bounded.run(
+        f"lienzo.provenance.examine:{function}",
+        json.dumps(asked).encode() + b"\n" + data,
+        seconds=_SECONDS,
+        memory=_MEMORY,
+        most=3 * MAX_PIXELS + bounded.MOST_RESULT,
+        what=name,
+    )
+    head, _, raw = answer.partition(b"\n")
+    told: dict[str, Any] = json.loads(head)
+    return told, Image.frombytes(told["mode"], tuple(told["size"]), raw)
+
+
+def pixels(order: bytes) -> bytes:
+    """A line of JSON, then the pixels: what `see` asks for, without any limit on time or memory of its own."""
+    head, _, data = order.partition(b"\n")
+    asked = json.loads(head)
+    return _answer(_pixels(data, asked["name"], asked["most"]))
+
+
 def look(order: bytes) -> bytes:
-    """A line of JSON, then the pixels: what `examine` asks for, without any limit of its own."""
+    """The same with what else `examine` asks for."""
     from lienzo.provenance.credentials import read
+    from lienzo.provenance.structure import structure
 
     head, _, data = order.partition(b"\n")
     asked = json.loads(head)
-    image = _pixels(data, asked.pop("name"))
-    found = read(data, **asked)
+    image = _pixels(data, asked.pop("name"), MAX_PIXELS)
+    found, built = read(data, **asked), structure(data)
     wanted = ("state", "failures", "signer", "key_id")
     credentials = {name: value for name, value in asdict(found).items() if name in wanted}
-    told = {
-        "size": image.size,
-        "lossless": _lossless(data),
-        "credentials": {**credentials, "receipt": _document(found.receipt)},
-    }
-    return json.dumps(told).encode() + b"\n" + image.tobytes()
+    return _answer(
+        image,
+        lossless=_lossless(data),
+        doubts=built.views if built.flaw is None else [built.flaw],
+        credentials={**credentials, "receipt": _document(found.receipt)},
+    )
+
+
+def _answer(image: Image.Image, **told: Any) -> bytes:
+    return json.dumps({"mode": image.mode, "size": image.size, **told}).encode() + b"\n" + image.tobytes()
 
 
 def _document(receipt: str | None) -> Any:
@@ -118,9 +154,10 @@ def _document(receipt: str | None) -> Any:
         return receipt[:1000]
 
 
-def _pixels(data: bytes, name: str) -> Image.Image:
-    """What is seen: one still picture, upright, with transparency laid over white. Else another one could hide in the file."""
-    return open_image(data, name, formats=("PNG", "JPEG", "WEBP")).convert("RGB")
+def _pixels(data: bytes, name: str, most: int) -> Image.Image:
+    """As PIL reads it: upright, transparency laid over white, colour profiles passed over. Other programs do otherwise, so a
+    file where that matters proves nothing by these pixels: `Evidence.doubts`."""
+    return open_image(data, name, formats=_FORMATS, most=most)
 
 
 def _lossless(data: bytes) -> bool:

@@ -56,18 +56,24 @@ class ExportedLog:
 
 
 def ledger(where: str, own: str, keys: Sequence[PublicKey], advance: Advance | None = None) -> OpenLog | ExportedLog:
-    """The own log or a URL as a database, any other file as an export: a stranger's database could make us compute for ever.
+    """The own log or one in PostgreSQL as a database, any other file as an export: a stranger's file of SQLite's could make us
+    compute for ever.
 
     Args:
         own: where the own log is.
         advance: told now and then how much of an export was gone through.
 
     Raises:
-        InputError: another file than an export.
+        InputError: another URL, or another file than an export.
     """
     path = Path(where)
-    if "://" in where or where == own or ("://" not in own and _same(path, Path(own))):
+    if where == own or where.startswith(("postgresql:", "postgresql+")) or _same(path, Path(own)):
         return OpenLog(where, keys)
+    if "://" in where:
+        raise InputError(
+            "got a log URL that is neither your own log's nor one of PostgreSQL. Name your own, or an export of another one, "
+            "which its keeper writes with `lienzo log export`."
+        )
     try:
         with path.open("rb") as file:
             is_database = file.read(16) == b"SQLite format 3\0"

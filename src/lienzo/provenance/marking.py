@@ -38,7 +38,6 @@ from lienzo.provenance.receipt import (
     commit_prompt,
     commit_request,
     commit_unmarked,
-    entry,
     new_salt,
     parents,
     record_id,
@@ -158,7 +157,7 @@ class Notary:
         signed = SignedReceipt.sign(receipt, self.keys.signer("receipts"))
         proof = None
         if whole:
-            index = self._with_log(lambda log: log.append(entry(signed), receipt.id))
+            index = self._with_log(lambda log: log.append(signed.entry.canonical, receipt.id))
             proof = self._with_log(lambda log: log.proof(index))
         return Marked(
             request=result.request,
@@ -166,11 +165,33 @@ class Notary:
             latents=result.latents,
             bundle=result.bundle,
             warnings=(*result.warnings, *told),
+            given=result.given,
             marked=picture,
             signed=signed,
             proof=proof,
             sign=partial(self._sign, by),
         )
+
+    def sign_sheet(self, image: Image.Image, title: str) -> bytes:
+        """A PNG that is put together of generated pictures, with Content Credentials that say so; where nothing is marked,
+        without. There is no request that gives it, so it has no receipt.
+
+        Raises:
+            LienzoError: it cannot be signed.
+        """
+        if self.settings.mark == "off":
+            return png(image)
+        signed = add(
+            png(image),
+            "PNG",
+            issuer=issuer(self.keys),
+            title=title,
+            authority=configured(),
+            trust_anchors=anchors(self.keys),
+        )
+        for warning in signed.warnings:
+            warnings.warn(warning, stacklevel=2)
+        return signed.data
 
     @property
     def log(self) -> "Log":
@@ -287,6 +308,7 @@ class Notary:
             unmarked=commit_unmarked(unmarked, salt if private else None),
             perceptual=perceptual_hash(picture),
             parents=tuple(parents(request)),
+            given=result.given,
             safety=safety,
             marks=layers,
             credentials=by.signer.public.id,

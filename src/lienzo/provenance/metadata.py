@@ -30,7 +30,7 @@ from lienzo.diffusion.schedule import Prediction
 from lienzo.errors import MetadataError, OutputError, RequestError
 from lienzo.images import MAX_PIXELS, to_image
 from lienzo.models.bundle import Bundle
-from lienzo.pipeline.generate import Result
+from lienzo.pipeline.generate import Given, Result
 from lienzo.pipeline.request import InputImage, Request
 from lienzo.provenance import bounded
 from lienzo.provenance.infotext import infotext
@@ -56,7 +56,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class Weights(BaseModel):
     """Which weights: the model's own name, never a path, and `lienzo.models.bundle.weights_digest`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(max_length=300)
     digest: Sha256
@@ -65,7 +65,7 @@ class Weights(BaseModel):
 class Lora(BaseModel):
     """A LoRA on the networks: its file's name and SHA-256, and how much of it each network had."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(max_length=300)
     digest: Sha256
@@ -76,7 +76,7 @@ class Lora(BaseModel):
 class Embedding(BaseModel):
     """A textual-inversion embedding: what stood for it in the prompt, and its file's SHA-256."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     token: str = Field(max_length=300)
     digest: Sha256
@@ -85,7 +85,7 @@ class Embedding(BaseModel):
 class Software(BaseModel):
     """Versions of what made the picture."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     lienzo: str = Field(max_length=100)
     torch: str = Field(max_length=100)
@@ -107,6 +107,7 @@ class Record(BaseModel):
             bits differ.
         picture: digest and size of the pixels before the file format, which a JPEG does not keep, was applied.
         unmarked: digest of the pixels before anything was marked in them; None where nothing was.
+        given: what the caller gave beside the request; None where nothing was: the request alone gives the picture.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -125,16 +126,27 @@ class Record(BaseModel):
     software: Software
     picture: InputImage
     unmarked: Sha256 | None = None
+    given: tuple[Given, ...] | None = Field(default=None, min_length=1)
 
     @classmethod
     def of(cls, result: Result) -> Self:
         """The record of a finished picture. Computes the weights' digest when it is asked for the first time."""
         picture, made = InputImage.of(result.image), InputImage.of(to_image(result.pixels))
         bare = InputImage(sha256=picture.sha256, width=picture.width, height=picture.height)
-        return cls.about(result.bundle, result.request, bare, None if made == picture else made.sha256)
+        return cls.about(
+            result.bundle, result.request, bare, None if made == picture else made.sha256, given=result.given
+        )
 
     @classmethod
-    def about(cls, bundle: Bundle, request: Request, picture: InputImage, unmarked: str | None = None) -> Self:
+    def about(
+        cls,
+        bundle: Bundle,
+        request: Request,
+        picture: InputImage,
+        unmarked: str | None = None,
+        *,
+        given: tuple[Given, ...] = (),
+    ) -> Self:
         """The record of a picture of this request and model."""
         weight = next(bundle.unet.parameters())
         return cls(
@@ -152,6 +164,7 @@ class Record(BaseModel):
             software=Software(lienzo=__version__, torch=torch.__version__),
             picture=picture,
             unmarked=unmarked,
+            given=given or None,
         )
 
     @classmethod

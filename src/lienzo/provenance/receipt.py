@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from lienzo.errors import KeystoreError, ReceiptError
+from lienzo.pipeline.generate import Given
 from lienzo.pipeline.request import Request
 from lienzo.provenance.encoding import decode64, encode64
 from lienzo.provenance.keys import PublicKey, Signer
@@ -31,6 +32,7 @@ ID_BITS: Final = 48
 Layer = Literal["credentials", "watermark", "log", "latent"]
 """What a picture was given besides its receipt."""
 
+TIME: Final = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
 RecordId = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
 
 
@@ -99,6 +101,8 @@ class Receipt(_Frozen):
         unmarked: SHA-256 of the pixels before any mark, as the model made them; of a private picture a salted commitment to it.
         perceptual: `lienzo.provenance.perceptual.perceptual_hash` of the finished picture.
         parents: pictures that went in.
+        given: what else the caller gave (`lienzo.pipeline.generate.Given`): where there is anything, the picture does not come
+            again from its request alone.
         safety: what was checked, and what came of it.
         credentials: id of the key that signs the credentials, so that nobody else can put the receipt into theirs.
         simulation: what a visible label in the picture says; None: there is none.
@@ -123,11 +127,12 @@ class Receipt(_Frozen):
     unmarked: Sha256
     perceptual: str = Field(pattern="^[0-9a-f]{16}$")
     parents: tuple[Parent, ...] = Field(default=(), max_length=10)
+    given: tuple[Given, ...] = ()
     safety: Safety
     marks: tuple[Layer, ...]
     credentials: Sha256
     simulation: str | None = Field(default=None, max_length=200)
-    made: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+    made: str = Field(pattern=TIME)
     seconds: float = Field(ge=0)
     joules: float | None = Field(default=None, ge=0)
 
@@ -136,11 +141,17 @@ class Receipt(_Frozen):
         """RFC 8785 JSON; what is not given is left out."""
         return rfc8785.dumps(self.model_dump(mode="json", exclude_none=True))
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form in hex."""
+        return hashlib.sha256(self.canonical).hexdigest()
+
 
 class SignedReceipt(_Frozen):
-    """A receipt with its signature over the canonical form, and the key to check it with.
+    """A receipt with its signature, and the key to check it with.
 
-    That the signature is right says only that the holder of that key signed; whose it is, a trust list says.
+    What is signed is what the log holds of it (`Entry`): the receipt's digest among it, so that one signature vouches for
+    both. That it is right says only that the holder of that key signed; whose it is, a trust list says.
     """
 
     receipt: Receipt
@@ -150,13 +161,12 @@ class SignedReceipt(_Frozen):
 
     @classmethod
     def sign(cls, receipt: Receipt, signer: Signer) -> Self:
-        signature = signer.sign(_CONTEXT + receipt.canonical)
-        key = encode64(signer.public.spki)
+        said = Said.of(receipt, signer.public)
         return cls(
             receipt=receipt,
             algorithm=signer.public.algorithm,
-            key=key,
-            signature=encode64(signature),
+            key=encode64(signer.public.spki),
+            signature=encode64(signer.sign(said.message)),
         )
 
     @classmethod
@@ -206,11 +216,7 @@ class SignedReceipt(_Frozen):
         Raises:
             ReceiptError: no key, or no signature, that can be read.
         """
-        try:
-            signature = decode64(self.signature)
-        except ValueError:
-            raise ReceiptError("the receipt's signature is not base64.") from None
-        return self.public.verify(_CONTEXT + self.receipt.canonical, signature)
+        return _verified(Said.of(self.receipt, self.public), self.signature, self.public)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -222,13 +228,91 @@ class SignedReceipt(_Frozen):
         return rfc8785.dumps(self.document)
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the signed receipt in hex: what the log holds of it."""
-        return hashlib.sha256(self.canonical).hexdigest()
+    def entry(self) -> "Entry":
+        """What the log holds of it."""
+        said = Said.of(self.receipt, self.public)
+        return Entry(**said.model_dump(), signature=self.signature)
 
 
-_CONTEXT: Final = b"lienzo receipt v1\n"
-"""Before what is signed, so that a signature under anything else of ours is never one under a receipt."""
+_CONTEXT: Final = b"lienzo record v1\n"
+"""Before what is signed, so that a signature under anything else of ours is never one under a record."""
+
+
+class Said(_Frozen):
+    """What a receipt's key signs: who says which pixels go with which receipt. No word of the prompt.
+
+    Attributes:
+        receipt: SHA-256 of its canonical form.
+        key: id of the one that signs.
+        picture, perceptual, made: as the receipt has them.
+    """
+
+    version: Literal[1] = 1
+    id: RecordId
+    receipt: Sha256
+    key: Sha256
+    picture: Sha256
+    perceptual: str = Field(pattern="^[0-9a-f]{16}$")
+    made: str = Field(pattern=TIME)
+
+    @classmethod
+    def of(cls, receipt: Receipt, key: PublicKey) -> "Said":
+        return Said(
+            id=receipt.id,
+            receipt=receipt.digest,
+            key=key.id,
+            picture=receipt.picture.sha256,
+            perceptual=receipt.perceptual,
+            made=receipt.made,
+        )
+
+    @property
+    def message(self) -> bytes:
+        """The bytes that are signed."""
+        return _CONTEXT + rfc8785.dumps(self.model_dump(mode="json"))
+
+
+class Entry(Said):
+    """What the log holds of a receipt: what its key signed, and the signature.
+
+    So a log's keeper cannot have a record say what its signer did not: that it is logged proves when it was at the latest,
+    the signature proves whose it is.
+    """
+
+    signature: str = Field(max_length=100, description="base64")
+
+    @classmethod
+    def read(cls, data: bytes) -> Self:
+        """
+        Raises:
+            ReceiptError: not an entry of lienzo's.
+        """
+        try:
+            return cls.model_validate_json(data, strict=True)
+        except ValidationError as error:
+            raise ReceiptError(f"not a log entry of lienzo's: {error.errors(include_url=False)[0]['msg']}.") from None
+
+    @property
+    def canonical(self) -> bytes:
+        """As it is logged: RFC 8785 JSON."""
+        return rfc8785.dumps(self.model_dump(mode="json"))
+
+    def signed_by(self, key: PublicKey) -> bool:
+        """Whether that key signed exactly this.
+
+        Raises:
+            ReceiptError: no signature that can be read.
+        """
+        said = Said(**self.model_dump(exclude={"signature"}))
+        return self.key == key.id and _verified(said, self.signature, key)
+
+
+def _verified(said: Said, signature: str, key: PublicKey) -> bool:
+    try:
+        raw = decode64(signature)
+    except ValueError:
+        raise ReceiptError("the receipt's signature is not base64.") from None
+    return key.verify(said.message, raw)
 
 
 def new_salt() -> bytes:
@@ -282,49 +366,6 @@ def record_id(
     digests = bytes.fromhex(request.digest) + bytes.fromhex(unmarked)
     message = b"lienzo record id v1\n" + digests + rfc8785.dumps([tenant, private, label])
     return int.from_bytes(hmac.new(key, message, hashlib.sha256).digest()[: ID_BITS // 8])
-
-
-def entry(signed: SignedReceipt) -> bytes:
-    """What the log holds of a receipt: canonical JSON of its id, digests, hash and key id, no word of the prompt."""
-    receipt = signed.receipt
-    return rfc8785.dumps(
-        {
-            "version": 1,
-            "id": receipt.id,
-            "receipt": signed.digest,
-            "key": signed.public.id,
-            "picture": receipt.picture.sha256,
-            "perceptual": receipt.perceptual,
-            "made": receipt.made,
-        }
-    )
-
-
-class Entry(_Frozen):
-    """A log entry, read: see `entry`.
-
-    Attributes:
-        key: id of the one that signed the receipt.
-    """
-
-    version: Literal[1]
-    id: RecordId
-    receipt: Sha256
-    key: Sha256
-    picture: Sha256
-    perceptual: str = Field(pattern="^[0-9a-f]{16}$")
-    made: str = Field(max_length=40)
-
-    @classmethod
-    def read(cls, data: bytes) -> Self:
-        """
-        Raises:
-            ReceiptError: not an entry of lienzo's.
-        """
-        try:
-            return cls.model_validate_json(data, strict=True)
-        except ValidationError as error:
-            raise ReceiptError(f"not a log entry of lienzo's: {error.errors(include_url=False)[0]['msg']}.") from None
 
 
 def parents(request: Request) -> Sequence[Parent]:

@@ -74,6 +74,11 @@ class Settings(Config):
         given = {name: value for name, value in chosen.items() if value is not None}
         return cls.from_dict({**table("pictures"), **_environment(os.environ), **given})
 
+    @classmethod
+    def signed_only(cls) -> Self:
+        """Those in force, but that nothing is marked in pixels: for pictures that are measured or learned from."""
+        return cls.read(mark="off" if cls.read().mark == "off" else "credentials")
+
     def place(self, name: Literal["log", "records"]) -> str:
         """The database of a name: as set, else in lienzo's home."""
         return getattr(self, name) or str(home() / f"{name}.db")

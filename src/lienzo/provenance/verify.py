@@ -4,7 +4,8 @@ Each layer says that it holds, that it fails (it is there, and contradicts the p
 that it cannot be judged here (for want of a key, a log or a model). Together:
 
 * proved: a trusted signature over exactly this file; or, of a file without a receipt, exactly the pixels of a record that
-  is proved to be in a log;
+  is proved to be in a log and was signed with a trusted receipts key (a log's keeper vouches for
+  nobody's pictures), in a file that every program shows alike (`lienzo.provenance.structure`);
 * tampered: some layer fails;
 * not proved: neither. A watermark that leads to a logged record of a picture that looks like this one is told, and is a
   reason to ask for the original; it is no proof, as whoever has one marked picture can copy its mark into another that is
@@ -19,17 +20,18 @@ from PIL import Image
 
 from lienzo.errors import InputError, LienzoError, ProofError, ReceiptError, UnknownKeyError
 from lienzo.pipeline.request import InputImage, Request
+from lienzo.provenance.credentials import STRUCTURE
 from lienzo.provenance.examine import Evidence
 from lienzo.provenance.keys import KnownKey, PublicKey
 from lienzo.provenance.log import LogProof, verify_proof
 from lienzo.provenance.perceptual import NEAR, distance, perceptual_hash
-from lienzo.provenance.receipt import Entry, SignedReceipt, opens
-from lienzo.provenance.receipt import entry as entry_of
+from lienzo.provenance.receipt import Entry, Receipt, SignedReceipt, opens
 
 State = Literal["holds", "fails", "absent", "unknown"]
 Outcome = Literal["proved", "not proved", "tampered"]
 _OF_SIGNER: Final = ("signingCredential.", "claimSignature.outsideValidity", "timeStamp.")
 """C2PA's codes (specification 2.2, section 15.2)."""
+_MISSING: Final = "The receipt says that there is a watermark, but none is found: compare it with another copy."
 EXIT: Final[dict[Outcome, int]] = {"proved": 0, "not proved": 1, "tampered": 3}
 
 
@@ -66,6 +68,18 @@ class Verdict:
             "layers": [{"name": one.name, "state": one.state, "says": one.says} for one in self.layers],
             "receipt": None if self.receipt is None else self.receipt.document,
         }
+
+
+@dataclass(frozen=True)
+class Held:
+    """A log's entry that counts.
+
+    Attributes:
+        by: whose key signed it.
+    """
+
+    entry: Entry
+    by: KnownKey
 
 
 @dataclass(frozen=True)
@@ -133,23 +147,23 @@ def verify(found: Evidence, sources: Sources) -> Verdict:
     signed, receipt = _receipt(found, sources.keys)
     mark, marked = _watermark(found.image, signed, sources.watermark_keys)
     record = signed.receipt.id if signed is not None else marked
-    entries, log = _logged(found, signed, record, sources)
+    held, log = _logged(found, signed, record, sources)
     layers = (
         _credentials(found),
         receipt,
-        _pixels(found, signed, entries),
+        _pixels(found, signed, held),
         mark,
         log,
-        _likeness(found.image, signed, entries),
+        _likeness(found.image, signed, held),
         _checked(signed),
         _opened(signed, sources.opened),
         _regenerated(signed, sources.regenerate),
     )
-    outcome, says = _together({layer.name: layer.state for layer in layers}, layers)
+    outcome, says = _together({layer.name: layer.state for layer in layers}, layers, _whose(found.image, held))
     return Verdict(outcome=outcome, says=says, layers=layers, record=record, receipt=signed)
 
 
-def _together(states: Mapping[str, State], layers: Iterable[Layer]) -> tuple[Outcome, str]:
+def _together(states: Mapping[str, State], layers: Iterable[Layer], whose: str) -> tuple[Outcome, str]:
     # what somebody else says of a picture says nothing against it
     failing = [layer.name for layer in layers if layer.state == "fails" and layer.name != "prompt"]
     if failing:
@@ -157,16 +171,21 @@ def _together(states: Mapping[str, State], layers: Iterable[Layer]) -> tuple[Out
     if states["prompt"] == "fails":
         return "not proved", "What was revealed is another picture's, or of another making of it."
     if states["credentials"] == states["receipt"] == "holds":
-        return "proved", "This very file is as it was signed, by a key that you trust."
+        says = "This very file is as it was signed, by a key that you trust."
+        return "proved", f"{says} {_MISSING}" if any(layer.says == _MISSING for layer in layers) else says
     # a receipt that is not trusted, or not any more, is no reason to trust the rest
     if states["receipt"] == "absent" and states["pixels"] == states["log"] == "holds":
         return (
             "proved",
-            "Every pixel is that of a picture whose record is proved to be in the log. Its file is another one.",
+            f"Every pixel is that of a picture whose record, signed by {whose}, is proved to be in the log. Its file is another one: "
+            "what else is in it, such as text about how it was made, nobody signed.",
         )
-    if states["receipt"] == "absent" and states["watermark"] == states["log"] == states["likeness"] == "holds":
+    # whoever has not the mark's key cannot tell whose mark it is, but sees where it leads
+    leads = states["watermark"] in ("holds", "unknown") and states["log"] == states["likeness"] == "holds"
+    if states["receipt"] == "absent" and leads:
         return "not proved", (
-            "Its watermark leads to a record that is proved to be in the log, of a picture that looks like this one. Marks can be "
+            f"Its watermark leads to a record, signed by {whose}, that is proved to be in the log, of a picture that looks like this "
+            "one. Marks can be "
             "copied, so this is where to look further, and no proof: ask for the original file."
         )
     signed = [layer.says for layer in layers if layer.name in ("receipt", "log") and layer.state == "unknown"]
@@ -186,6 +205,12 @@ def _credentials(found: Evidence) -> Layer:
     match found.credentials:
         case "Trusted":
             return Layer("credentials", "holds", f"Content Credentials over exactly this file, signed by {who}.")
+        case "Valid" if any(failure.startswith(STRUCTURE) for failure in found.failures):
+            return Layer(
+                "credentials",
+                "unknown",
+                f"Content Credentials of a file that programs may read differently: {failures}.",
+            )
         case "Valid":
             return Layer(
                 "credentials", "unknown", f"Content Credentials over exactly this file, but by a stranger: {who}."
@@ -213,14 +238,14 @@ def _receipt(found: Evidence, keys: Sequence[KnownKey]) -> tuple[SignedReceipt |
     if found.key_id != signed.receipt.credentials:
         return None, Layer(name, "fails", "The receipt is of another file: it names another key for the credentials.")
     known = next((key for key in keys if key.public == signed.public and key.purpose == "receipts"), None)
-    made = f"made {signed.receipt.made} with {signed.receipt.weights.name}"
+    made = f"made {signed.receipt.made} with {signed.receipt.weights.name}{_beside(signed.receipt)}"
     if known is None:
         return signed, Layer(
             name,
             "unknown",
             f"Signed, {made}, by a key that is not trusted here, {signed.public.id[:16]} (`lienzo keys trust`).",
         )
-    who = "you" if known.own else f"{known.whose} (key {known.public.id[:16]})"
+    who = _name(known)
     if known.revoked is not None:
         return signed, Layer(
             name,
@@ -230,11 +255,35 @@ def _receipt(found: Evidence, keys: Sequence[KnownKey]) -> tuple[SignedReceipt |
     return signed, Layer(name, "holds", f"Signed by {who}: {made}.")
 
 
-def _pixels(found: Evidence, signed: SignedReceipt | None, entries: Sequence[Entry]) -> Layer:
-    recorded = {entry.picture for entry in entries} if signed is None else {signed.receipt.picture.sha256}
+def _beside(receipt: Receipt) -> str:
+    """What to say where the request is not all that went in."""
+    return f", not repeatable from its request alone ({', '.join(receipt.given)} given)" if receipt.given else ""
+
+
+def _name(key: KnownKey) -> str:
+    return "you" if key.own else f"{key.whose} (key {key.public.id[:16]})"
+
+
+def _whose(image: Image.Image, held: Sequence[Held]) -> str:
+    """Who signed the entries of exactly these pixels; where there are none, who signed any."""
+    digest = InputImage.of(image).sha256
+    exact = [one for one in held if one.entry.picture == digest]
+    return " and ".join(dict.fromkeys(_name(one.by) for one in exact or held))
+
+
+def _pixels(found: Evidence, signed: SignedReceipt | None, held: Sequence[Held]) -> Layer:
+    recorded = {one.entry.picture for one in held} if signed is None else {signed.receipt.picture.sha256}
     if not recorded:
         return Layer("pixels", "absent", "No record to compare the pixels with.")
+    if signed is not None and found.image.size != (signed.receipt.picture.width, signed.receipt.picture.height):
+        return Layer("pixels", "fails", "The picture is not of the size that the receipt is about.")
     if InputImage.of(found.image).sha256 in recorded:
+        # whose credentials are trusted wrote the whole file, and meant it so
+        if found.doubts and found.credentials != "Trusted":
+            return Layer(
+                "pixels", "unknown",
+                f"Every pixel is as recorded to lienzo, but other programs may show another picture: {'; '.join(found.doubts)}.",
+            )  # fmt: skip
         return Layer("pixels", "holds", "Every pixel is as recorded.")
     if signed is not None and found.lossless:
         return Layer("pixels", "fails", "The pixels are not those that the receipt is about.")
@@ -255,7 +304,7 @@ def _watermark(image: Image.Image, signed: SignedReceipt | None, keys: Sequence[
     mark = find(image, keys)
     if mark is None:
         if signed is not None and "watermark" in signed.receipt.marks:
-            return Layer(name, "unknown", "The receipt says that there is a watermark, but none is found."), None
+            return Layer(name, "unknown", _MISSING), None
         return Layer(name, "absent", "No watermark is found."), None
     record = f"{mark.record_id:012x}"
     if signed is not None and signed.receipt.id != record:
@@ -269,12 +318,12 @@ def _watermark(image: Image.Image, signed: SignedReceipt | None, keys: Sequence[
 
 def _logged(
     found: Evidence, signed: SignedReceipt | None, record: str | None, sources: Sources
-) -> tuple[Sequence[Entry], Layer]:
+) -> tuple[Sequence[Held], Layer]:
     """The record's entries in the logs that were given, and the layer."""
     name = "log"
     if record is None:
         return (), Layer(name, "absent", "Nothing leads to an entry of a log.")
-    doubts, shown, held = list[str](), list[str](), list[Entry]()
+    doubts, shown, held = list[str](), list[str](), list[Held]()
     try:
         carried = _carried(found.document, signed, sources.log_keys)
     except LienzoError as error:
@@ -282,27 +331,36 @@ def _logged(
     for ledger in sources.ledgers:  # all of them: one that was changed must not be passed over for another's sake
         try:
             records = ledger.find(record)
-            rows = [(index, Entry.read(row)) for index, row in records.entries]
+            rows = [(index, entry) for index, row in records.entries if (entry := _entry(row)) is not None]
         except UnknownKeyError as error:
             doubts.append(f"Signed by a key that is not trusted here: {error}")
             continue
-        except (ProofError, ReceiptError) as error:
+        except ProofError as error:
             return (), Layer(name, "fails", str(error))
         except InputError:  # no log at all: a mistake of whoever named it
             raise
         except LienzoError as error:  # not to be read here and now
             doubts.append(str(error))
             continue
-        own = [(index, entry) for index, entry in rows if signed is None or entry.receipt == signed.digest]
-        counting = [(index, entry) for index, entry in own if _counts(entry.key, sources.keys)]
+        own = [(index, entry) for index, entry in rows if signed is None or entry.receipt == signed.receipt.digest]
+        counting = [
+            (index, Held(entry, by))
+            for index, entry in own
+            if entry.id == record and (by := _signer(entry, sources.keys)) is not None
+        ]
         if counting:
             # the same request made again has another entry: the one of these pixels, else the first
             digest = InputImage.of(found.image).sha256
-            index, entry = min(counting, key=lambda row: (row[1].picture != digest, row[0]))
+            index, one = min(counting, key=lambda row: (row[1].entry.picture != digest, row[0]))
             held.extend(one for _, one in counting)
-            shown.append(f"Entry {index} of {records.name}, made {entry.made}, is proved to be in it.")
-        elif own:  # whoever has a revoked key could have had it logged
-            doubts.append(f"Its receipt in {records.name} is of a key that is revoked or not trusted here.")
+            shown.append(
+                f"Entry {index} of {records.name}, signed by {_name(one.by)}, made {one.entry.made}, is proved to be in it."
+            )
+        elif own:  # whoever has a revoked key could have had it logged, and whoever keeps the log anything
+            doubts.append(
+                f"Its record in {records.name} has no right signature of a key that counts here: the key is not trusted or "
+                "revoked, or the log's keeper wrote it."
+            )
         elif carried is not None and carried[0] == records.origin:
             if carried[1] < records.size:
                 return (), Layer(
@@ -327,9 +385,21 @@ def _logged(
     return (), Layer(name, "absent", f"No log that was given here has an entry of record {record}.")
 
 
-def _counts(key_id: str, keys: Sequence[KnownKey]) -> bool:
-    """Whether a receipt of that key counts here."""
-    return any(key.public.id == key_id and key.revoked is None and key.purpose == "receipts" for key in keys)
+def _entry(row: bytes) -> Entry | None:
+    """None for what is no record: whoever keeps a log may put anything in it, which says nothing of a picture."""
+    try:
+        return Entry.read(row)
+    except ReceiptError:
+        return None
+
+
+def _signer(entry: Entry, keys: Sequence[KnownKey]) -> KnownKey | None:
+    """The key that signed an entry, if it counts here."""
+    named = (key for key in keys if key.public.id == entry.key and key.revoked is None and key.purpose == "receipts")
+    try:
+        return next((key for key in named if entry.signed_by(key.public)), None)
+    except ReceiptError:
+        return None
 
 
 def _carried(document: Any, signed: SignedReceipt | None, keys: Sequence[PublicKey]) -> tuple[str, int] | None:
@@ -344,15 +414,15 @@ def _carried(document: Any, signed: SignedReceipt | None, keys: Sequence[PublicK
     proof = LogProof.read(carried)
     for key in keys:
         try:
-            verify_proof(proof, entry_of(signed), key, None)
+            verify_proof(proof, signed.entry.canonical, key, None)
             return proof.checkpoint.partition("\n")[0], proof.index
         except UnknownKeyError:
             continue
     return None
 
 
-def _likeness(image: Image.Image, signed: SignedReceipt | None, entries: Sequence[Entry]) -> Layer:
-    hashes = [entry.perceptual for entry in entries] + ([signed.receipt.perceptual] if signed is not None else [])
+def _likeness(image: Image.Image, signed: SignedReceipt | None, held: Sequence[Held]) -> Layer:
+    hashes = [one.entry.perceptual for one in held] + ([signed.receipt.perceptual] if signed is not None else [])
     if not hashes:
         return Layer("likeness", "absent", "No record to compare the picture with.")
     off = min(distance(perceptual_hash(image), one) for one in hashes)
@@ -398,6 +468,12 @@ def _regenerated(signed: SignedReceipt | None, again: Callable[[SignedReceipt], 
         return Layer(name, "unknown", "Not made again (--regenerate).")
     if signed is None:
         return Layer(name, "unknown", "No receipt to compare a picture made again with.")
+    if signed.receipt.given:
+        return Layer(
+            name,
+            "unknown",
+            f"It is not repeatable from its request alone: its maker gave {' and '.join(signed.receipt.given)} besides.",
+        )
     try:
         digest = again(signed)
     except LienzoError as error:

@@ -17,14 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lienzo.errors import BusyError, LienzoError, MissingExtraError
 from lienzo.provenance.settings import Settings
-from lienzo.server import metrics
+from lienzo.server import metrics, tracing
 from lienzo.server.desk import Desk
 from lienzo.server.gate import Gate
 from lienzo.server.jobs import Queue
 from lienzo.server.keepers import Keeper
 from lienzo.server.pictures import Pictures
 from lienzo.server.problems import MEDIA_TYPE, PROBLEM, kind, problem, problem_of
-from lienzo.server.routes import images, jobs, models, operate, verify
+from lienzo.server.routes import a1111, images, jobs, models, openai, operate, verify
 from lienzo.server.settings import Service
 
 LOG = logging.getLogger("lienzo.server")
@@ -45,7 +45,7 @@ Ask with `POST /v1/jobs`, look at the job, fetch `/v1/images/{id}`. Errors are p
 
 def create_app(service: Service) -> FastAPI:
     """The service's application; its workers start with it and are drained with it."""
-    queue = Queue(service.database_place, service.limits)
+    queue = Queue(service.database_place, service.limits, on_end=metrics.ended)
     pictures = Pictures(service, queue.database)
     desk = Desk(
         service=service,
@@ -62,14 +62,14 @@ def create_app(service: Service) -> FastAPI:
         desk.keeper.drain()
         desk.gate.close()
         queue.close()
+        tracing.stop()
 
     app = FastAPI(
         title="lienzo", description=DESCRIPTION, version="1", lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.desk = desk
-    for routes in (jobs, images, models, verify, operate):
+    for routes in (jobs, images, models, verify, openai, a1111, operate):
         app.include_router(routes.router)
-    app.add_exception_handler(Exception, _fault)
     app.add_exception_handler(LienzoError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -120,19 +120,8 @@ async def _invalid(request: HttpRequest, error: Exception) -> JSONResponse:
 
 async def _http(request: HttpRequest, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    metrics.REFUSED.labels(f"http-{error.status_code}").inc()
     return _answer(problem(error.status_code, str(error.detail)), **(dict(error.headers or {})))
-
-
-async def _fault(request: HttpRequest, error: Exception) -> JSONResponse:
-    # Without the error's own words, which may hold a prompt.
-    LOG.error(
-        "%s %s: %s\n%s",
-        request.method,
-        request.url.path,
-        type(error).__name__,
-        "".join(traceback.format_tb(error.__traceback__)),
-    )
-    return _answer(problem_of(error))
 
 
 def _described(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
@@ -144,7 +133,7 @@ def _described(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, 
         told = {"description": "A problem document.", "content": {MEDIA_TYPE: {"schema": {"$ref": REF + "Problem"}}}}
         for path in schema["paths"].values():
             for operation in path.values():
-                operation["responses"] = {**operation["responses"], "default": told}
+                operation["responses"] = {"default": told, **operation["responses"]}
                 operation["responses"].pop("422", None)
         return schema
 
@@ -156,7 +145,8 @@ class TooLargeError(HTTPException):
 
 
 class Outside:
-    """Around the application: counts what comes in, adds headers to what goes out, measures how long it took.
+    """Around the application: counts what comes in, adds headers to what goes out, measures how long it took; answers where
+    the application failed. Starlette would answer outside of this, and raise again, for the server to log the error's words.
 
     Args:
         most: bytes of a request's body.
@@ -171,6 +161,12 @@ class Outside:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        given = next((value for name, value in scope["headers"] if name == tracing.HEADER.encode()), None)
+        method = metrics.known_method(scope["method"])
+        with tracing.request(method, None if given is None else given.decode("latin-1")) as told:
+            await self._answer(scope, receive, send, told)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, told: tracing.Answered) -> None:
         begun, got = time.perf_counter(), 0
 
         async def counted() -> Message:
@@ -189,11 +185,19 @@ class Outside:
         async def answered(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *_missing(message["headers"])]
-                route = getattr(scope.get("route"), "path", "none")
-                metrics.REQUESTS.labels(route, scope["method"], message["status"]).observe(time.perf_counter() - begun)
+                told.route, told.status = getattr(scope.get("route"), "path", None), message["status"]
+                metrics.http(told.route, scope["method"], message["status"], time.perf_counter() - begun)
             await send(message)
 
-        await (self._app if self._is_meant(scope) else misled)(scope, counted, answered)
+        try:
+            await (self._app if self._is_meant(scope) else misled)(scope, counted, answered)
+        except Exception as error:
+            # Without the error's own words, which may hold a prompt.
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            LOG.error("%s %s: %s\n%s", scope["method"], scope["path"], type(error).__name__, trace)
+            if told.status is not None:
+                raise ConnectionAbortedError("an answer that had begun") from None
+            await _answer(problem_of(error))(scope, receive, answered)
 
     def _is_meant(self, scope: Scope) -> bool:
         if self._hosts is None:

@@ -9,6 +9,7 @@ from fastapi import Request as HttpRequest
 
 from lienzo.errors import RequestError, nearest
 from lienzo.pipeline.request import InputImage, Request
+from lienzo.server import tracing
 from lienzo.server.access import Caller, Permission
 from lienzo.server.gate import Gate
 from lienzo.server.jobs import Job, Queue
@@ -76,6 +77,7 @@ class Desk:
             deadline=deadline,
             idempotency=idempotency,
             body=body,
+            trace=tracing.current(),
             charge=lambda connection: self.gate.charge(connection, caller),
         )
         self.keeper.wake()

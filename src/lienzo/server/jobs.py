@@ -14,7 +14,8 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -63,6 +64,7 @@ class Job:
     warnings: tuple[str, ...]
     problem: dict[str, Any] | None
     seconds: dict[str, float] | None
+    trace: str | None
 
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> Self:
@@ -82,7 +84,7 @@ class Job:
         """How long its steps will still take, judged by those done."""
         if self.state != "running" or not self.step or self.started is None:
             return None
-        return (time.time() - self.started) / self.step * (self.steps - self.step)
+        return max(0.0, (time.time() - self.started) / self.step * (self.steps - self.step))  # PLMS takes one more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,7 @@ class Queue:
     Args:
         place: a SQLite file or a database URL.
         clock: seconds since 1970.
+        on_end: told of every state in which jobs end, and of how many, once that is durable.
     """
 
     def __init__(
@@ -116,11 +119,12 @@ class Queue:
         *,
         clock: Callable[[], float] = time.time,
         keys: Keystore | None = None,
+        on_end: Callable[[State, int], object] = lambda state, jobs: None,
     ) -> None:
         self.database = opened(place)
         self.prompts = PromptStore(place)
         self.limits = limits or Limits()
-        self._clock = clock
+        self._clock, self._on_end = clock, on_end
         self._secret = (keys or Keystore()).secret("idempotency")
 
     # For those who ask
@@ -137,6 +141,7 @@ class Queue:
         deadline: float | None = None,
         idempotency: str | None = None,
         body: bytes = b"",
+        trace: str | None = None,
         charge: Callable[["Connection"], object] | None = None,
     ) -> tuple[Job, bool]:
         """Keep a job; durable when this returns.
@@ -144,6 +149,7 @@ class Queue:
         Args:
             deadline: seconds since 1970 after which nobody wants the picture any more.
             idempotency: the caller's key: the same again gives the same job; body: what has to be the same with it.
+            trace: traceparent of what asks for it.
             charge: called in the same transaction; raises where the tenant may have no more.
 
         Returns:
@@ -178,6 +184,7 @@ class Queue:
             "attempt": 0,
             "step": 0,
             "steps": request.steps,
+            "trace": trace,
         }
         try:
             with self.database.alone() as connection:
@@ -234,6 +241,15 @@ class Queue:
         with self.database.reading() as connection:
             return [Job.of(row) for row in connection.execute(query).mappings()]
 
+    def open_of(self, tenant: str, owner: str) -> list[Job]:
+        """A caller's jobs that wait or run, in the order in which they were asked for."""
+        from sqlalchemy import select
+
+        jobs = tables().tables["jobs"]
+        own = (jobs.c.tenant == tenant) & (jobs.c.owner == owner) & jobs.c.state.in_(OPEN)
+        with self.database.reading() as connection:
+            return [Job.of(row) for row in connection.execute(select(jobs).where(own).order_by(jobs.c.id)).mappings()]
+
     def ahead(self, job: Job) -> int:
         """How many wait that were asked for earlier. Fairness may let it overtake some."""
         from sqlalchemy import func, select
@@ -279,8 +295,7 @@ class Queue:
 
         jobs, tenants = tables().tables["jobs"], tables().tables["tenants"]
         now = self._clock()
-        with self.database.alone() as connection:
-            self._take_back(connection, now)
+        with self._tidied(now) as connection:
             busy = (
                 select(jobs.c.tenant, func.count().label("running"))
                 .where(jobs.c.state == "running")
@@ -378,7 +393,8 @@ class Queue:
                 for job in jobs_of:
                     same = (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt) & (jobs.c.state == "running")
                     connection.execute(update(jobs).where(same).values(lease=0.0))
-            self._take_back(connection, self._clock())
+        with self._tidied(self._clock()):
+            pass
 
     def workers(self) -> list[str]:
         """Who holds jobs."""
@@ -416,6 +432,15 @@ class Queue:
 
     # Within
 
+    @contextmanager
+    def _tidied(self, now: float) -> Iterator["Connection"]:
+        """A transaction alone, with jobs whose lease has run out taken back, and those that are too late expired."""
+        with self.database.alone() as connection:
+            ended = self._take_back(connection, now)
+            yield connection
+        for state, jobs in ended.items():
+            self._on_end(state, jobs)
+
     def _change(self, id_: str, attempt: int | None, values: Mapping[str, Any]) -> bool:
         """Of a job that is still open; with an attempt: that is still running under that number."""
         from sqlalchemy import update
@@ -424,20 +449,24 @@ class Queue:
         same = jobs.c.id == id_
         same &= jobs.c.state.in_(OPEN) if attempt is None else (jobs.c.state == "running") & (jobs.c.attempt == attempt)
         with self.database.writing() as connection:
-            return connection.execute(update(jobs).where(same).values(**values)).rowcount == 1
+            is_changed = connection.execute(update(jobs).where(same).values(**values)).rowcount == 1
+        if is_changed and "finished" in values:
+            self._on_end(values["state"], 1)
+        return is_changed
 
-    def _take_back(self, connection: "Connection", now: float) -> None:
-        """Jobs whose lease has run out wait again, or count as poison; jobs that are too late expire."""
+    def _take_back(self, connection: "Connection", now: float) -> dict[State, int]:
+        """Jobs whose lease has run out wait again, or count as poison; jobs that are too late expire. How many ended so."""
         from sqlalchemy import update
 
         jobs = tables().tables["jobs"]
         lost = (jobs.c.state == "running") & (jobs.c.lease < now)
         idle = {"worker": None, "lease": None, "preview": None, "step": 0}
         poisoned = {"state": "failed", "finished": now, "problem": json.dumps(POISON), **idle}
-        connection.execute(update(jobs).where(lost, jobs.c.attempt >= self.limits.attempts).values(poisoned))
+        poison = connection.execute(update(jobs).where(lost, jobs.c.attempt >= self.limits.attempts).values(poisoned))
         connection.execute(update(jobs).where(lost).values(state="queued", **idle))
         late = (jobs.c.state == "queued") & (jobs.c.deadline < now)
-        connection.execute(update(jobs).where(late).values(state="expired", finished=now))
+        expired = connection.execute(update(jobs).where(late).values(state="expired", finished=now))
+        return {"failed": poison.rowcount, "expired": expired.rowcount}
 
     def _served(self, connection: "Connection", tenant: str, now: float) -> None:
         from sqlalchemy import insert, update

@@ -27,6 +27,7 @@ CLEANING = 600.0
 
 @dataclass
 class _Kept:
+    place: str
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
     deaths: int = field(default=0)
@@ -41,7 +42,7 @@ class Keeper:
 
     def __init__(self, service: Service, queue: Queue, pictures: Pictures) -> None:
         self._service, self._queue, self._pictures = service, queue, pictures
-        self._kept = [_Kept() for _ in range(service.workers)]
+        self._kept = [_Kept(f"worker-{place}") for place in range(service.workers)]
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
@@ -93,10 +94,14 @@ class Keeper:
             print(f"A worker ended ({_how(kept.process.returncode)}); another is started.", file=sys.stderr, flush=True)
             kept.deaths = kept.deaths + 1 if time.monotonic() - kept.started < PATIENCE else 0
             kept.process = None
+            metrics.forget_memory(kept.place)
         if kept.process is None and time.monotonic() >= kept.next_start:
             kept.started = time.monotonic()
             kept.process = subprocess.Popen(
-                [sys.executable, "-m", "lienzo.server.worker"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+                [sys.executable, "-m", "lienzo.server.worker"],
+                env={**os.environ, metrics.PLACE: kept.place},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
             )
             assert kept.process.stdin is not None
             with contextlib.suppress(BrokenPipeError):

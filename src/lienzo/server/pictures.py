@@ -4,9 +4,9 @@ import hashlib
 import time
 
 from lienzo.errors import RecordError, RequestError
-from lienzo.images import open_image
 from lienzo.pipeline.request import InputImage, Request
 from lienzo.provenance.database import Database
+from lienzo.provenance.examine import see
 from lienzo.server.schema import tables
 from lienzo.server.settings import Service
 from lienzo.server.store import Store
@@ -39,15 +39,9 @@ class Pictures:
         """Keep a picture to start from, or a mask. The same again changes nothing.
 
         Raises:
-            ImageError: it cannot be read.
-            RequestError: it is too large.
+            InputError: it cannot be read within bounds, or is too large.
         """
-        picture = InputImage.of(open_image(data, "the picture", formats=("PNG", "JPEG", "WEBP")), data)
-        if picture.width * picture.height > self._service.max_pixels:
-            raise RequestError(
-                f"the picture: got {picture.width}x{picture.height}; at most {self._service.max_pixels:,} pixels are "
-                "allowed here. Make it smaller."
-            )
+        picture = InputImage.of(see(data, most=self._service.max_pixels), data)
         name = f"inputs/{hashlib.sha256(tenant.encode()).hexdigest()[:16]}/{picture.sha256}"
         self._store.put(name, data)
         from sqlalchemy import insert, update
@@ -81,7 +75,7 @@ class Pictures:
             raise RequestError(
                 f"the input picture {sha256[:16]}...: there is none here. Send it to /v1/inputs first."
             ) from None
-        return InputImage.of(open_image(data), data)
+        return InputImage.of(see(data), data)
 
     def filled(self, request: Request, tenant: str) -> Request:
         """The request with its input pictures, which its JSON only names."""

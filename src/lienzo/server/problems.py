@@ -71,9 +71,10 @@ PROBLEM: Final = {
 """JSON Schema of a problem document."""
 
 
-def kind(error: Exception) -> str:
+def kind(error: Exception | type[Exception]) -> str:
     """A short name of an error's class: "request" of RequestError."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
+    class_ = error if isinstance(error, type) else type(error)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", class_.__name__.removesuffix("Error")).lower()
 
 
 def status_of(error: Exception) -> int:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from lienzo.errors import ConfigError
+from lienzo.server import tracing
 from lienzo.server.app import check, create_app
 from lienzo.server.settings import Service
 
@@ -17,8 +18,10 @@ def run(service: Service, tell: Callable[[str], None]) -> None:
 
     Raises:
         ConfigError: the address cannot be listened at.
+        MissingExtraError: traces are asked for, and what sends them is not there.
     """
     check(service)
+    tracing.start("api")
     try:
         listening = socket.create_server((service.host, service.port), backlog=128)
     except OSError as error:

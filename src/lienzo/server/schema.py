@@ -58,6 +58,7 @@ def tables() -> "MetaData":
         Column("warnings", Text),  # JSON list
         Column("problem", Text),  # JSON
         Column("seconds", Text),  # JSON: stage -> seconds
+        Column("trace", Text),  # traceparent of the request that asked for it
         UniqueConstraint("tenant", "idempotency", name="jobs_idempotency"),
         Index("jobs_waiting", "state", "priority", "created"),
         Index("jobs_of_tenant", "tenant", "created"),

@@ -26,7 +26,7 @@ from lienzo.provenance.marking import Marked
 from lienzo.provenance.settings import Settings
 from lienzo.provenance.writing import encode
 from lienzo.safety import Outcome
-from lienzo.server import metrics
+from lienzo.server import metrics, tracing
 from lienzo.server.jobs import Job, Queue
 from lienzo.server.pictures import Pictures
 from lienzo.server.problems import kind, problem_of
@@ -47,6 +47,8 @@ PREVIEW_UNTIL = 0.8
 """Of the steps: later ones would show a picture that is all but finished, and carries no mark."""
 FAULTS = (StoreError, OutputError, LogError, OSError, MemoryError, RuntimeError)
 """What may pass: a disk that is full, a database that is away, memory that another takes. Tried again."""
+for _fault in FAULTS:  # from 0, so that the first one is seen as an increase
+    metrics.FAULTS.labels(kind(_fault))
 
 
 class _NobodyWaits(Exception):  # noqa: N818 (no error: it ends a run)
@@ -73,8 +75,9 @@ class Models:
         if key not in self._loaded:
             while len(self._loaded) >= self._service.cached:
                 self._loaded.popitem(last=False)
-            self._loaded[key] = self._load(model, loras)
-            metrics.MODEL_LOADS.labels(model).inc()
+                metrics.PUT_AWAY.inc()
+            with metrics.LOADED.labels(model).time():
+                self._loaded[key] = self._load(model, loras)
         self._loaded.move_to_end(key)
         return self._loaded[key]
 
@@ -94,7 +97,7 @@ class Worker:
 
     def __init__(self, service: Service, name: str) -> None:
         self.service, self.name = service, name
-        self.queue = Queue(service.database_place, service.limits)
+        self.queue = Queue(service.database_place, service.limits, on_end=metrics.ended)
         self.pictures = Pictures(service, self.queue.database)
         self.models = Models(service)
         self._houses: dict[str, TimedHouse] = {}
@@ -109,18 +112,25 @@ class Worker:
                 complain(f"the queue cannot be read: {error}")
                 self.draining.wait(2)
                 continue
+            metrics.measure_memory()
             if jobs:
+                self.begun(jobs)
                 self.do(jobs)
             else:
                 self.woken.wait(IDLE)
                 self.woken.clear()
 
-    def do(self, jobs: Sequence[Job]) -> None:
-        """Make the pictures of jobs that were claimed together."""
+    def begun(self, jobs: Sequence[Job]) -> None:
+        """Count jobs that were claimed together."""
+        metrics.BATCH.observe(len(jobs))
         for job in jobs:
             assert job.started is not None
-            metrics.WAITED.observe(max(0.0, job.started - job.created))
-        metrics.BATCH.observe(len(jobs))
+            if job.attempt == 1:  # else it did not wait alone
+                metrics.WAITED.observe(max(0.0, job.started - job.created))
+                tracing.record("wait", job.trace, job.created, job.started)
+
+    def do(self, jobs: Sequence[Job]) -> None:
+        """Make the pictures of jobs that were claimed together."""
         try:
             with self._beating(jobs):
                 self._make(jobs)
@@ -130,10 +140,14 @@ class Worker:
                     self.do([job])
                 return
             metrics.REFUSED.labels("blocked").inc()
+            trace(jobs[0], error="blocked")
             self.queue.fail(jobs[0], problem_of(error), state="blocked")
         except FAULTS as error:
             complain(f"a fault, which may pass: {type(error).__name__}: {error}")
-            metrics.FAULTS.inc(len(jobs))
+            reason = next(kind(one) for one in FAULTS if isinstance(error, one))
+            metrics.FAULTS.labels(reason).inc(len(jobs))
+            for job in jobs:
+                trace(job, error=reason)
             self._give_back(jobs)
         except LienzoError as error:
             if len(jobs) > 1:
@@ -141,6 +155,7 @@ class Worker:
                     self.do([job])
                 return
             metrics.FAILED.labels(kind(error)).inc()
+            trace(jobs[0], error=kind(error))
             self.queue.fail(jobs[0], problem_of(error))
 
     def _make(self, jobs: Sequence[Job]) -> None:
@@ -154,6 +169,7 @@ class Worker:
         def tell(step: Step) -> None:
             nonlocal held, next_preview
             stages.step()
+            metrics.measure_memory()
             previews: Sequence[bytes | None] = [None] * len(jobs)
             begun = time.monotonic()
             # What a check may still refuse is not shown.
@@ -183,14 +199,20 @@ class Worker:
 
     def _deliver(self, job: Job, result: Result, stages: "metrics.Stages") -> None:
         assert isinstance(result, Marked), "the service serves marked pictures alone"
+        begun, began = time.perf_counter(), time.time()
         name = self.pictures.keep(job.id, job.attempt, encode(result, "PNG"))
-        kept = self.queue.finish(
-            job, picture=name, receipt=result.document, warnings=result.warnings, seconds=stages.seconds
-        )
+        seconds = {**stages.seconds, "store": round(time.perf_counter() - begun, 6)}
+        kept = self.queue.finish(job, picture=name, receipt=result.document, warnings=result.warnings, seconds=seconds)
         if kept:
             metrics.PICTURES.labels(job.model).inc()
             metrics.JOB.observe(max(0.0, time.time() - job.created))
-            stages.observe()
+            for stage, taken in seconds.items():
+                metrics.STAGE.labels(stage).observe(taken)
+            whole = trace(job)
+            for stage, at, taken in (*stages.spans(), ("store", began, seconds["store"])):
+                tracing.record(stage, whole, at, at + taken)
+            if "watermark" not in result.signed.receipt.marks:
+                metrics.UNWATERMARKED.inc()
             metrics.JOULES.inc(result.signed.receipt.joules or 0)
         else:
             self.pictures.remove(name)
@@ -248,6 +270,18 @@ def complain(message: str) -> None:
     print(f"worker {os.getpid()}: {message}", file=sys.stderr, flush=True)
 
 
+def trace(job: Job, *, error: str | None = None) -> str | None:
+    """A span of this attempt at a job, which is over."""
+    assert job.started is not None
+    known: tracing.Attributes = {
+        "lienzo.job": job.id,
+        "lienzo.model": job.model,
+        "lienzo.steps": job.steps,
+        "lienzo.attempt": job.attempt,
+    }
+    return tracing.record("make", job.trace, job.started, time.time(), known, error=error)
+
+
 def worker_name() -> str:
     """Says which machine's and which process it is, so that others see whether it lives."""
     return f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
@@ -256,6 +290,7 @@ def worker_name() -> str:
 def main() -> None:
     service = Service.from_dict(json.loads(sys.stdin.readline()))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // service.workers))
+    tracing.start(metrics.ME)
     worker = Worker(service, worker_name())
 
     def drain(*_: object) -> None:
@@ -268,6 +303,7 @@ def main() -> None:
     )  # Ctrl-C reaches the whole group; the keeper tells its workers what to do
     threading.Thread(target=_listen, args=(worker,), daemon=True).start()
     worker.run()
+    tracing.stop()
 
 
 def _listen(worker: Worker) -> None:

@@ -268,7 +268,7 @@ def _ask(
                 continue
             found = hook(model)
             if not isinstance(found, Mapping):
-                shown.sheet(step, found)
+                shown.sheet(step, found, hooks.file)
                 continue
             name = "validation" if hook is hooks.validate else "score"
             shown.write({"step": step, **{f"{name}/{key}": value for key, value in found.items()}})
@@ -285,7 +285,7 @@ def _look_before(hooks: Hooks[Model], model: Model, state: "_State[Model]", show
         if hooks.validate is not None:
             shown.write({"step": 0, **{f"validation/{key}": value for key, value in hooks.validate(model).items()}})
         if hooks.sample is not None:
-            shown.sheet(0, hooks.sample(model))
+            shown.sheet(0, hooks.sample(model), hooks.file)
 
 
 class _State(Generic[Model]):

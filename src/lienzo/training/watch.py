@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from lienzo.errors import MissingExtraError, OutputError
+from lienzo.images import png
 from lienzo.training.checkpoint import replace_text
 from lienzo.training.config import TrainConfig
 
@@ -34,11 +35,13 @@ class Hooks(Generic[Model]):
         validate: figures by name on pictures that are never trained on. "loss" has to be one; the lowest is the best.
         sample: a sheet of pictures, always of the same prompts and seeds.
         score: figures by name that take longer: FID, CLIP score.
+        file: a sheet as the bytes of a PNG file.
     """
 
     validate: Callable[[Model], Mapping[str, float]] | None = None
     sample: Callable[[Model], Image.Image] | None = None
     score: Callable[[Model], Mapping[str, float]] | None = None
+    file: Callable[[Image.Image], bytes] = png
 
 
 class Watcher:
@@ -126,7 +129,7 @@ class Watcher:
                 if name != "step" and isinstance(value, (int, float)):
                     self._board.add_scalar(name, value, line["step"])
 
-    def sheet(self, step: int, picture: Image.Image) -> None:
+    def sheet(self, step: int, picture: Image.Image, file: Callable[[Image.Image], bytes]) -> None:
         """Keep a sample sheet."""
         if not self.speaks:
             return
@@ -134,7 +137,7 @@ class Watcher:
         try:
             path.parent.mkdir(exist_ok=True)
             temporary = path.with_suffix(".tmp")
-            picture.save(temporary, format="PNG")
+            temporary.write_bytes(file(picture))
             temporary.replace(path)
         except OSError as error:
             raise OutputError(f"The sample sheet {path} cannot be written: {error.strerror or error}.") from None

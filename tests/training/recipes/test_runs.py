@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file
 
+from lienzo import Pipeline
+from lienzo import read as read_record
 from lienzo.cli import lienzo
 from lienzo.errors import ConfigError, OutputError
 from lienzo.evaluation.transparency import Training, read
 from lienzo.models.clip import TextEncoder
 from lienzo.models.vae import VAE
+from lienzo.provenance.judging import judge
 from lienzo.training.config import dump
 from lienzo.training.recipes import check, notes, prepare, run
 from lienzo.training.share import Share
@@ -53,6 +57,38 @@ def test_the_command_trains_and_does_nothing_twice(cities: Sets, tmp_path: Path)
     assert (tmp_path / "run" / ADAPTER).read_bytes() == product
     assert (tmp_path / "run" / "log.jsonl").read_text() == log
     assert (tmp_path / "run" / "samples" / "step-00000003.png").stat().st_size > 500
+
+
+def test_pictures_made_on_the_way_are_signed_and_not_watermarked(
+    cities: Sets, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watermark in class pictures would be learned; a sheet has no receipt, since no request gives it."""
+    monkeypatch.setenv("LIENZO_MARK", "full")
+    words = {"prompt": "a red circle on a white background", "pictures": 1}
+    changes = {"data": {"prior": tmp_path / "class"}, "classes": words, "run": {"steps": 1, "batch_size": 2}}
+    recipe = written(tmp_path, *cities, kind="dreambooth", **changes)
+    assert invoke(recipe, "--dry-run")[0] == 0
+    one = tmp_path / "class" / "class-00000.png"
+    assert invoke(recipe)[0] == 0
+    verdicts = {path: judge(path.read_bytes()) for path in (one, *(tmp_path / "run" / "samples").iterdir())}
+    assert len(verdicts) == 3 and {found.layers[0].state for found in verdicts.values()} == {"holds"}
+    signed = verdicts[one].receipt
+    assert signed is not None and signed.receipt.marks == ("credentials",)
+    assert [found.outcome for found in verdicts.values()] == ["proved", "not proved", "not proved"]
+    bare = Pipeline.load(mark="off")(read_record(one).request)
+    assert Image.open(one).convert("RGB").tobytes() == bare.image.tobytes()
+    assert not (home / "log.db").exists()
+
+
+def test_a_denied_class_prompt_makes_no_pictures(cities: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[rules]]\nname = "c"\naction = "deny"\nterms = ["circle"]\nreason = "no circles here"\n')
+    monkeypatch.setenv("LIENZO_POLICY", str(policy))
+    words = {"prompt": "a red circle", "pictures": 1}
+    recipe = written(tmp_path, *cities, kind="dreambooth", data={"prior": tmp_path / "class"}, classes=words)
+    code, output = invoke(recipe)
+    assert code == 2 and "no circles here" in output
+    assert not list((tmp_path / "class").glob("*.png"))
 
 
 def test_killed_and_run_again_it_comes_to_the_same(cities: Sets, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ signed again.
 """
 
 import contextlib
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -144,8 +145,8 @@ class Log:
         Args:
             where: a file of SQLite's, or a URL: `sqlite:///relative.db`, `sqlite:////absolute.db`,
                 `postgresql://user:password@host/name`.
-            origin: its name, which is in every checkpoint; None: the one it has, and for a new one `lienzo/` and the beginning of
-                the signer's key id.
+            origin: its name, which is in every checkpoint; None: the one it has, and for a new one `lienzo/` and 64 random bits,
+                since one key may sign several logs.
             signer: an Ed25519 key; None: only to read; a file of SQLite's is opened so, too.
             keys: of earlier signers, where the key was changed since; those of other algorithms sign no log and are passed over.
 
@@ -160,7 +161,7 @@ class Log:
         try:
             log = cls(engine, shown, origin or "", signer, ())
             if signer is not None:
-                log._create(signer, origin or f"lienzo/{signer.public.id[:16]}")
+                log._create(signer, origin or f"lienzo/{secrets.token_hex(8)}")
             with log._transaction() as connection:
                 _check_tables(connection, shown)
                 log.origin = origin or _origin(log._row(connection)[0])
@@ -383,7 +384,8 @@ class Log:
         except SQLAlchemyError as error:
             if "malformed" in str(error):  # SQLite's word for a damaged file
                 raise ProofError(
-                    f"{self.where}: the database's file is damaged, or was changed with other tools."
+                    f"{self.where}: the database's file is damaged, or was changed with other tools. "
+                    "Put a copy from before in its place, or move it away to begin another log."
                 ) from None
             raise LogError(f"{self.where}: {_reason(error)}") from None
 

@@ -34,5 +34,5 @@ def readyz(at: At, response: Response) -> dict[str, str]:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def measured(at: At, caller: Annotated[Caller, Depends(allowed("metrics:read"))]) -> Response:
     """For Prometheus."""
-    state = metrics.QueueState(at.queue.counts, at.queue.oldest_waiting)
-    return Response(metrics.text(state), media_type=metrics.CONTENT_TYPE)
+    now = metrics.Now(at.queue, lambda: at.keeper.alive)
+    return Response(metrics.text(now), media_type=metrics.CONTENT_TYPE)

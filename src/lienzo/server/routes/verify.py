@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, UploadFile
 from pydantic import BaseModel, Field
 
 from lienzo.errors import BusyError
-from lienzo.images import open_image
-from lienzo.provenance.detect import detect, shipped_calibration
+from lienzo.provenance.detect import MOST_PIXELS, detect, shipped_calibration
+from lienzo.provenance.examine import see
 from lienzo.provenance.judging import judge
 from lienzo.provenance.keys import Keystore
 from lienzo.provenance.watermark import find
@@ -102,7 +102,7 @@ def detected(at: Desk, caller: Caller, data: bytes) -> FindingDocument:
     with _Turn():
         bundle = _model(source)
         mark = partial(find, keys=Keystore().secrets("watermark"))
-        image = open_image(data, "the picture", formats=("PNG", "JPEG", "WEBP"))
+        image = see(data, most=MOST_PIXELS)
         finding = detect(image, bundle, shipped_calibration(bundle), find_mark=mark)
     at.gate.audit.record(caller, "detect", _target(data), outcome=finding.verdict)
     metrics.VERDICTS.labels("detect", finding.verdict).inc()

@@ -30,11 +30,12 @@ from lienzo.training.recipes.classes import make_class_pictures
 from lienzo.training.recipes.contrastive import contrastive
 from lienzo.training.recipes.denoiser import base_of, denoiser
 from lienzo.training.recipes.job import Job
+from lienzo.training.recipes.sheets import Files
 from lienzo.training.share import Share
 from lienzo.training.watch import Hooks
 from lienzo.weights.save import placed
 
-__all__ = ["Job", "Made", "ScoreOf", "check", "notes", "prepare", "read", "run", "silent"]
+__all__ = ["Files", "Job", "Made", "ScoreOf", "check", "notes", "prepare", "read", "run", "silent"]
 
 RUN = "run.json"
 ScoreOf = Callable[[Job[Any, Any], Recipe[DataConfig]], Callable[[Any], Mapping[str, float]] | None]
@@ -64,7 +65,12 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> Recipe[DataConfig]:
     return read_recipe(Path(path), Recipe[DataConfig], overrides)
 
 
-def prepare(recipe: Recipe[DataConfig], stack: ExitStack, tell: Tell = lambda what, done, of: None) -> Job[Any, Any]:
+def prepare(
+    recipe: Recipe[DataConfig],
+    stack: ExitStack,
+    tell: Tell = lambda what, done, of: None,
+    files: Files = Files(),  # noqa: B008
+) -> Job[Any, Any]:
     """Read the data and build the networks.
 
     Raises:
@@ -76,7 +82,7 @@ def prepare(recipe: Recipe[DataConfig], stack: ExitStack, tell: Tell = lambda wh
     if recipe.classes.prompt is not None:
         assert base is not None
         if distributed.rank() == 0:
-            make_class_pictures(recipe, base, tell)
+            make_class_pictures(recipe, base, tell, files)
         distributed.barrier()
     dataset = load_data(recipe.data, lambda done, of: tell("reading pictures", done, of))
     validation = _validation(recipe, tell)
@@ -122,14 +128,18 @@ def notes(recipe: Recipe[DataConfig], job: Job[Any, Any]) -> tuple[str, ...]:
     return (*job.notes, *([slow] if warmup > steps else []))
 
 
-def check(recipe: Recipe[DataConfig], tell: Tell = lambda what, done, of: None) -> tuple[Job[Any, Any], float]:
+def check(
+    recipe: Recipe[DataConfig],
+    tell: Tell = lambda what, done, of: None,
+    files: Files = Files(),  # noqa: B008
+) -> tuple[Job[Any, Any], float]:
     """Everything but training: the job, and the loss of its first batch. Nothing is written but caches and class pictures.
 
     Raises: as `run` does.
     """
     distributed.start()
     with ExitStack() as stack, torch.no_grad():
-        job = prepare(recipe, stack, tell)
+        job = prepare(recipe, stack, tell, files)
         size = recipe.run.batch_size // recipe.run.accumulate
         share = Share(seed=recipe.run.seed, step=0, count=recipe.run.accumulate, size=size)
         return job, float(job.loss(job.model, job.batch(share), share))
@@ -146,12 +156,14 @@ def run(
     *,
     telling: Callable[[], AbstractContextManager[Tell]] = silent,
     score: ScoreOf = lambda job, recipe: None,
+    files: Files = Files(),  # noqa: B008
 ) -> Made:
     """Train what a recipe says, or go on with it, and write what came out.
 
     Args:
         telling: opens what is told how far the preparations are; it is closed before the training, which has its own bar.
         score: makes the hook for `watch.score_every`.
+        files: how class pictures and sheets are written; as it is, unmarked.
 
     Raises:
         InputError: a recipe, data or settings that cannot be used.
@@ -166,7 +178,7 @@ def run(
     out, first = recipe.model.out, distributed.rank() == 0
     with ExitStack() as stack:
         with telling() as tell:
-            job = prepare(recipe, stack, tell)
+            job = prepare(recipe, stack, tell, files)
             product = out / job.product
             if first:
                 for sentence in notes(recipe, job):
@@ -174,7 +186,7 @@ def run(
                 before = _claim(out, product, recipe, job)
                 job.fill()
             distributed.barrier()
-            hooks = Hooks(validate=job.validate, sample=job.sample, score=score(job, recipe))
+            hooks = Hooks(validate=job.validate, sample=job.sample, score=score(job, recipe), file=files.sheet)
         trained = train(job.model, job.loss, job.batch, recipe, out, hooks)
         if first:
             if trained.steps > recipe.run.steps:

@@ -1,23 +1,22 @@
 """DreamBooth's class pictures, made by the base model itself (arXiv:2208.12242, section 3.2)."""
 
-import io
 from pathlib import Path
-
-from PIL import Image
 
 from lienzo.errors import ConfigError, OutputError
 from lienzo.models.bundle import Bundle
-from lienzo.pipeline.generate import finished, generate
 from lienzo.pipeline.request import Request
 from lienzo.training.config import Recipe
 from lienzo.training.data import DataConfig
 from lienzo.training.data.dataset import write_whole
 from lienzo.training.data.sources import PICTURES
 from lienzo.training.recipes.batches import Tell
+from lienzo.training.recipes.sheets import Files
 
 
-def make_class_pictures(recipe: Recipe[DataConfig], base: Bundle, tell: Tell) -> None:
+def make_class_pictures(recipe: Recipe[DataConfig], base: Bundle, tell: Tell, files: Files) -> None:
     """Fill the folder of `data.prior` up to `classes.pictures`, each with its caption. Interrupted, it goes on.
+
+    Their pixels are to be the base's own: a watermark in them would be learned.
 
     Raises:
         ConfigError: there is no such folder in the recipe.
@@ -40,15 +39,9 @@ def make_class_pictures(recipe: Recipe[DataConfig], base: Bundle, tell: Tell) ->
         if not path.exists():
             request = Request(prompt, seed=seed, steps=recipe.watch.sample_steps, guidance_scale=recipe.watch.guidance)
             write_whole(path.with_suffix(".txt"), prompt.encode())
-            write_whole(path, _png(finished(generate(base, request))[0].image))
+            write_whole(path, files.picture(base, request))
         tell("making class pictures", own + seed + 1, wanted)
 
 
 def _is_picture(path: Path) -> bool:
     return path.suffix.lower().lstrip(".") in PICTURES
-
-
-def _png(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()

@@ -62,6 +62,7 @@ def upgrade() -> None:
         sa.Column("warnings", sa.Text(), nullable=True),
         sa.Column("problem", sa.Text(), nullable=True),
         sa.Column("seconds", sa.Text(), nullable=True),
+        sa.Column("trace", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("tenant", "idempotency", name="jobs_idempotency"),
     )

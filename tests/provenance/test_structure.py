@@ -1,0 +1,240 @@
+"""Files that programs read in several ways: none of them proves anything. Each forgery is a real one: something else is shown,
+and the library that checks credentials finds nothing wrong."""
+
+import io
+import struct
+from typing import Any
+
+import pytest
+from forging import chunk, picture, segment, where_the_manifest_is, with_a_gap, with_another_manifest, with_box
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
+
+from lienzo.provenance import credentials
+from lienzo.provenance.certificates import Issuer, anchors, issuer
+from lienzo.provenance.credentials import STRUCTURE, Parent, add, read
+from lienzo.provenance.keys import Keystore
+from lienzo.provenance.structure import structure
+
+RECEIPT = {"digest": "ab"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Keystore:
+    return Keystore(tmp_path_factory.mktemp("home") / "keys")
+
+
+@pytest.fixture(scope="module")
+def own(store: Keystore) -> Issuer:
+    return issuer(store)
+
+
+@pytest.fixture(scope="module")
+def trusted(store: Keystore, own: Issuer) -> str:
+    return anchors(store)
+
+
+def must_be_refused(forged: bytes, trusted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read(forged, trust_anchors=trusted)
+    assert found.state == "Invalid" and found.failures[-1].startswith(STRUCTURE), found
+    with monkeypatch.context() as patch:
+        patch.setattr(credentials, "_flaw", lambda *_: None)
+        assert read(forged, trust_anchors=trusted).state == "Trusted", "the attack is a real one"
+
+
+# What honest programs write
+
+
+EXIF = Image.Exif()
+EXIF[0x0131] = "a program"
+HONEST: dict[str, tuple[str, dict[str, Any]]] = {
+    "png": ("PNG", {}),
+    "png, optimised": ("PNG", {"optimize": True}),
+    "jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    "jpeg, progressive": ("JPEG", {"progressive": True, "quality": 80}),
+    "jpeg, restarts": ("JPEG", {"restart_marker_blocks": 1}),
+    "jpeg, optimised": ("JPEG", {"optimize": True, "exif": EXIF, "comment": b"hello", "dpi": (72, 72)}),
+    "webp": ("WEBP", {"lossless": True}),
+    "webp, lossy": ("WEBP", {"lossless": False, "quality": 50}),
+    "webp, more": ("WEBP", {"lossless": True, "exif": EXIF, "xmp": b"<x:xmpmeta/>"}),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_what_honest_programs_write_has_no_flaw(name: str, own: Issuer, trusted: str) -> None:
+    kind, options = HONEST[name]
+    for size in (15, 64):
+        plain = picture(kind, size, **options)
+        found = structure(plain)
+        assert (found.flaw, found.place, found.store) == (None, None, b"")
+    signed = add(plain, kind, issuer=own, title="x", receipt=RECEIPT).data  # type: ignore[arg-type]
+    assert read(signed, trust_anchors=trusted).state == "Trusted"
+    assert structure(signed).place == where_the_manifest_is(signed) or kind == "WEBP"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_long_manifest_takes_several_segments(kind: Any, own: Issuer, trusted: str) -> None:
+    data = picture("JPEG", 16)
+    for number in range(6):
+        last = number == 5
+        data = add(
+            picture(kind if last else "JPEG", 16), kind if last else "JPEG", issuer=own, title=f"{number}",
+            receipt=RECEIPT, parent=Parent(data, "before"), trust_anchors=trusted,
+        ).data  # fmt: skip
+    found = read(data, trust_anchors=trusted)
+    assert (found.state, found.failures, found.parent) == ("Trusted", (), ("before", "Trusted"))
+    assert len(structure(data).store) > 65_536
+
+
+# What forgers write
+
+
+@pytest.mark.parametrize("bare", [0xD0, 0xD7])
+def test_no_other_jpeg_hides_behind_a_marker_without_a_length(
+    bare: int, own: Issuer, trusted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the library it is a segment that it passes over, to decoders a bare marker, behind which a picture begins."""
+    shown = Image.new("RGB", (40, 24), "red")
+    file = io.BytesIO()
+    shown.save(file, "JPEG", quality=90)
+    inner = file.getvalue()[2:]
+    signed = add(picture("JPEG"), "JPEG", issuer=own, title="x", receipt=RECEIPT).data
+    forged = with_a_gap(signed, segment(bare, inner))
+    with Image.open(io.BytesIO(forged)) as seen:
+        assert seen.size == shown.size
+    must_be_refused(forged, trusted, monkeypatch)
+
+
+def profile() -> bytes:
+    return b"ICC_PROFILE\0\1\1" + ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize("what", ["profile", "exif", "comment"])
+def test_nothing_else_hides_between_the_manifests_parts(
+    what: str, own: Issuer, trusted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    filler = {
+        "profile": segment(0xE2, profile()),
+        "exif": segment(0xE1, b"Exif\0\0" + turned.tobytes().removeprefix(b"Exif\0\0")),
+        "comment": segment(0xFE, b"<script>"),
+    }[what]
+    signed = add(picture("JPEG"), "JPEG", issuer=own, title="x", receipt=RECEIPT).data
+    forged = with_a_gap(signed, filler)
+    must_be_refused(forged, trusted, monkeypatch)
+
+
+@pytest.mark.parametrize("place", ["c2pa.signature", "c2pa.hash.data"])
+def test_no_box_that_nobody_signed(place: str, own: Issuer, trusted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed = add(picture("PNG"), "PNG", issuer=own, title="x", receipt=RECEIPT).data
+    manifest = structure(signed).store
+    label = "urn:" + manifest.partition(b"urn:")[2].partition(b"\0")[0].decode()
+    inside = [place] if place == "c2pa.signature" else ["c2pa.assertions", place]
+    free = struct.pack(">I", 8 + 1000) + b"free" + b"<script>".ljust(1000)
+    forged = with_another_manifest(signed, with_box(manifest, ["c2pa", label, *inside], free))
+    must_be_refused(forged, trusted, monkeypatch)
+
+
+def test_no_word_in_the_padding(own: Issuer, trusted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed = add(picture("PNG"), "PNG", issuer=own, title="x", receipt=RECEIPT).data
+    manifest = structure(signed).store
+    at = manifest.rindex(b"cpad") + 7
+    forged = with_another_manifest(signed, manifest[:at] + b"<script>" + manifest[at + 8 :])
+    must_be_refused(forged, trusted, monkeypatch)
+
+
+def test_a_forged_parents_credentials_are_not_kept(own: Issuer, trusted: str) -> None:
+    signed = add(picture("JPEG"), "JPEG", issuer=own, title="x", receipt=RECEIPT).data
+    forged = with_a_gap(signed, segment(0xE2, profile()))
+    made = add(picture("PNG"), "PNG", issuer=own, title="y", parent=Parent(forged, "in"), trust_anchors=trusted)
+    assert read(made.data, trust_anchors=trusted).parent == ("in", None)
+    assert STRUCTURE in made.warnings[0]
+
+
+def test_credentials_of_others_are_not_called_forged(own: Issuer, trusted: str) -> None:
+    """Without a receipt of lienzo's it may be an honest file that another program wrote in its own way."""
+    signed = add(picture("JPEG"), "JPEG", issuer=own, title="x").data
+    found = read(with_a_gap(signed, segment(0xE2, profile())), trust_anchors=trusted)
+    assert found.state == "Valid" and found.failures[0].startswith(STRUCTURE)
+
+
+JPEG, PNG = picture("JPEG", 16), picture("PNG", 16)
+WEBP = picture("WEBP", 16, exif=EXIF)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        JPEG + b"x", JPEG + JPEG, JPEG[:-2], JPEG[:300], JPEG[:2] + JPEG[-2:],
+        JPEG[:2] + b"\xff" + JPEG[2:],  # a fill byte
+        *(JPEG[:2] + bytes([0xFF, marker]) + JPEG[2:] for marker in (0x01, 0xD0, 0xD7, 0xD8)),
+        JPEG[:2] + segment(0xC1, JPEG[JPEG.index(b"\xff\xc0") + 4 :][:15]) + JPEG[2:],  # two frames
+        JPEG[:-2] + segment(0xE1, b"Exif\0\0") + JPEG[-2:],
+        JPEG[:2] + segment(0xEB, b"JP\0\1\0\0\0\1" + struct.pack(">I", 99) + b"jumb") + JPEG[2:],
+        PNG + b"x", PNG + PNG, PNG[:-12], PNG[:-1], PNG[:40] + b"\0" + PNG[41:],
+        PNG[:33] + chunk(b"JUNK", b"") + PNG[33:], PNG[:33] + PNG[8:33] + PNG[33:],
+        PNG[:33] + chunk(b"caBX", b"") * 2 + PNG[33:], PNG[:-12] + chunk(b"caBX", b"") + PNG[-12:],
+        PNG[:-12] + chunk(b"tEXt", b"a\0b") + chunk(b"IDAT", b"") + PNG[-12:], PNG[:8], PNG[:33] + PNG[-12:],
+        WEBP + b"xx", WEBP[:-2], WEBP[:4] + struct.pack("<I", len(WEBP) - 4) + WEBP[8:] + b"JUNK",
+        WEBP[:12] + WEBP[30:], b"", b"GIF89a",
+    ],
+)  # fmt: skip
+def test_flaws(data: bytes) -> None:
+    assert structure(data).flaw is not None
+
+
+def plain_with(*chunks: bytes) -> bytes:
+    return PNG[:33] + b"".join(chunks) + PNG[33:]
+
+
+def webp(**options: Any) -> bytes:
+    return picture("WEBP", 16, **options)
+
+
+def saved(mode: str, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image = Image.open(io.BytesIO(PNG)).convert(mode)
+    if mode == "LA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved("RGBA"), saved("LA"), saved("P"), saved("1"), saved("I;16"), saved("RGB", transparency=(1, 2, 3)),
+        plain_with(chunk(b"acTL", bytes(8))), plain_with(chunk(b"acTL", bytes(8)), chunk(b"acTL", bytes(8))),
+        plain_with(chunk(b"fcTL", bytes(26))), plain_with(chunk(b"fdAT", bytes(4))),
+        *(plain_with(chunk(name, bytes(4))) for name in (b"gAMA", b"cHRM", b"iCCP", b"cICP", b"eXIf", b"pHYs", b"prVt")),
+        plain_with(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>")),
+        plain_with(chunk(b"zTXt", b"Raw profile type exif\0\0x")),
+        saved("LA", "WEBP", lossless=True), webp(exif=EXIF), webp(xmp=b"<x/>"), webp(icc_profile=profile()),
+        saved("RGB", "WEBP", quality=80), JPEG,
+    ],
+)  # fmt: skip
+def test_what_is_shown_differently_is_told(data: bytes) -> None:
+    found = structure(data)
+    assert found.flaw is None and found.views
+
+
+def test_what_is_shown_alike() -> None:
+    texts = PngInfo()
+    texts.add_text("parameters", "a circle")
+    texts.add_itxt("lienzo", "{}")
+    for data in (PNG, saved("L"), saved("RGB", pnginfo=texts), plain_with(chunk(b"sRGB", b"\0")), webp()):
+        assert structure(data).views == ()
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_anything_at_all_is_taken_apart(data: st.DataObject) -> None:
+    """Whatever was changed, cut or put in: it is told or found whole, and never an error."""
+    of = bytearray(data.draw(st.sampled_from([JPEG, PNG, WEBP])))
+    at = data.draw(st.integers(0, len(of) - 1))
+    of[at : data.draw(st.integers(at, at + 4))] = data.draw(st.binary(max_size=6))
+    found = structure(bytes(of))
+    assert found.place is None or found.store
