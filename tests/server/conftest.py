@@ -115,11 +115,11 @@ def served(tmp_path_factory: pytest.TempPathFactory, model: Callable[[str], Path
 
 @pytest.fixture
 def serve(tmp_path: Path, model: Callable[[str], Path]) -> Iterator[Callable[..., Served]]:
-    """Starts services of a test's own."""
+    """Starts services of a test's own, without the page, which takes seconds to load."""
     running: list[Served] = []
 
     def begin(*args: str, **settings: Any) -> Served:
-        running.append(start(tmp_path / f"home-{len(running)}", model("sd1"), *args, **settings))
+        running.append(start(tmp_path / f"home-{len(running)}", model("sd1"), *args, **{"page": False, **settings}))
         return running[-1]
 
     yield begin

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lienzo.errors import BusyError, LienzoError
+from lienzo.errors import BusyError, LienzoError, MissingExtraError
 from lienzo.provenance.settings import Settings
 from lienzo.server import metrics, tracing
 from lienzo.server.desk import Desk
@@ -75,7 +75,19 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _http)
     app.add_middleware(Outside, most=service.max_upload, hosts=None if service.auth else LOOPBACK)
     app.openapi = _described(app.openapi)  # type: ignore[method-assign]
+    if service.page:
+        _mount_page(app, desk)
     return app
+
+
+def _mount_page(app: FastAPI, desk: Desk) -> None:
+    try:
+        from lienzo.server.page.front import mount
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f'The page needs {error.name}: run pip install "lienzo[server]", or set page = false in [service] of config.toml.'
+        ) from None
+    mount(app, desk)
 
 
 def _answer(document: dict[str, Any], **headers: str) -> JSONResponse:

@@ -44,6 +44,7 @@ class Service(Config):
         oidc_keys: the issuer's public keys (a JWK set): a file, or a URL with https, or with http to this machine.
         oidc_tenant, oidc_role: the claims that say so; dots lead into nested ones.
         oidc_default_role: of tokens without a role; None: they are refused.
+        page: whether there is a page for the browser at "/".
     """
 
     host: str = "127.0.0.1"
@@ -76,6 +77,7 @@ class Service(Config):
     oidc_tenant: str = "tenant"
     oidc_role: str = "role"
     oidc_default_role: str | None = None
+    page: bool = True
 
     def __post_init__(self) -> None:
         if not self.auth and not is_loopback(self.host):

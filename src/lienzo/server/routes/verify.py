@@ -17,7 +17,7 @@ from lienzo.provenance.keys import Keystore
 from lienzo.provenance.watermark import find
 from lienzo.server import metrics
 from lienzo.server.access import Caller
-from lienzo.server.desk import At, allowed
+from lienzo.server.desk import At, Desk, allowed
 from lienzo.weights import load
 
 if TYPE_CHECKING:
@@ -70,7 +70,21 @@ class _Turn:
 @router.post("/verify")
 def verify_picture(at: At, caller: Anyone, picture: UploadFile) -> VerdictDocument:
     """What a PNG, JPEG or WebP proves, layer by layer; see docs/howto/verify.md."""
-    data = picture.file.read()
+    return verified(at, caller, picture.file.read())
+
+
+@router.post("/detect")
+def detect_picture(at: At, caller: Anyone, picture: UploadFile) -> FindingDocument:
+    """Whether a picture looks like one of the default model's; see docs/howto/detect.md."""
+    return detected(at, caller, picture.file.read())
+
+
+def verified(at: Desk, caller: Caller, data: bytes) -> VerdictDocument:
+    """
+    Raises:
+        InputError: no picture, a damaged or a hostile one.
+        BusyError: too many are being looked at.
+    """
     with _Turn():
         verdict = judge(data)
     at.gate.audit.record(caller, "verify", _target(data), outcome=verdict.outcome)
@@ -78,11 +92,13 @@ def verify_picture(at: At, caller: Anyone, picture: UploadFile) -> VerdictDocume
     return VerdictDocument.model_validate(verdict.document)
 
 
-@router.post("/detect")
-def detect_picture(at: At, caller: Anyone, picture: UploadFile) -> FindingDocument:
-    """Whether a picture looks like one of the default model's; see docs/howto/detect.md."""
+def detected(at: Desk, caller: Caller, data: bytes) -> FindingDocument:
+    """
+    Raises:
+        ImageError: no picture, a damaged one, or one too small to look at.
+        BusyError: too many are being looked at.
+    """
     name, source = next(iter(at.service.sources.items()))
-    data = picture.file.read()
     with _Turn():
         bundle = _model(source)
         mark = partial(find, keys=Keystore().secrets("watermark"))
