@@ -278,7 +278,7 @@ def test_a_drawn_mask_reaches_the_request(visit: Callable[..., Visit], served: S
     values = Image.open(name).tobytes()
     drawn = sum(value == 255 for value in values) / len(values)
     assert set(values) == {0, 255} and 0.001 < drawn < 0.9
-    page.locator("#init").get_by_role("button", name="Clear").click()
+    page.locator("#init").get_by_role("button", name="Remove Image").click()
     expect(page.locator("#mask")).to_be_hidden()
 
 
