@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lienzo.provenance.certificates import issuer
-from lienzo.provenance.cose import leaf_key
+from lienzo.provenance.cose import hole, leaf_key
 from lienzo.provenance.keys import Keystore
 
 LABEL = "urn:c2pa:1"
@@ -73,6 +73,9 @@ def test_a_doubt_is_no_answer(certificate: x509.Certificate) -> None:
         superbox("c2pa", *2 * [superbox(LABEL, superbox("c2pa.signature", signature))]),
         superbox("c2pa", superbox(LABEL)),
         store(b"\x81" * 60_000, {}),
+        store(
+            cbor({33: der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x0a", 1)}), {}
+        ),  # of no version of X.509
         good[:-1],
         good + b"\0",
     ):
@@ -83,3 +86,4 @@ def test_a_doubt_is_no_answer(certificate: x509.Certificate) -> None:
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda data: store(data, {})))
 def test_anything_for_a_store(data: bytes) -> None:
     assert leaf_key(data, LABEL) is None
+    assert hole(data, LABEL) is None

@@ -28,13 +28,15 @@ def leaf_key(store: bytes, manifest: str) -> bytes | None:
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-    from cryptography.x509 import load_der_x509_certificate
+    from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 
     try:
         signature = _cbor_of(_inside(store, "c2pa", manifest, "c2pa.signature"))
         certificate = load_der_x509_certificate(_certificate(signature))
         return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, TypeError, IndexError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, IndexError, UnsupportedAlgorithm, InvalidVersion):
+        return None
+    except Warning:  # where the caller has them raised: of a certificate that breaks a rule
         return None
 
 
