@@ -14,6 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lienzo.pipeline.request import Request
+from lienzo.server.jobs import Queue
+from lienzo.server.keepers import Keeper
+from lienzo.server.pictures import Pictures
+from lienzo.server.settings import Service
 from server.conftest import SMALL, Served, start
 
 Serve = Callable[..., Served]
@@ -138,6 +143,45 @@ def test_a_dropped_stream_leaves_the_job_alone(served: Served) -> None:
     with served.client as client, client.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
         next(stream.iter_lines())
     assert served.ended(job["id"])["state"] == "done"
+
+
+def test_the_keeper_goes_on_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(database=str(tmp_path / "service.db"), store=str(tmp_path / "pictures"))
+    queue = Queue(service.database_place)
+    pictures = Pictures(service, queue.database)
+    keeper = Keeper(service, queue, pictures)
+    looked: list[int] = []
+
+    def fail() -> None:
+        looked.append(1)
+        raise PermissionError("no")
+
+    monkeypatch.setattr(keeper, "_give_back_of_the_dead", fail)
+    monkeypatch.setattr(keeper, "_look_at", lambda _: looked.append(2))
+    keeper.start()
+    until = time.monotonic() + 10
+    while looked.count(2) < 3:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    keeper.drain()
+    queue.close()
+
+
+def test_what_dead_attempts_left_is_removed(tmp_path: Path) -> None:
+    service = Service(database=str(tmp_path / "service.db"), store=str(tmp_path / "pictures"), keep=0)
+    queue = Queue(service.database_place)
+    pictures = Pictures(service, queue.database)
+    job, _ = queue.put(Request("x", **SMALL), tenant="ana", owner="ana", model="tiny")
+    for _ in range(2):  # the first one died after it kept its picture
+        (held,) = queue.claim("w")
+        pictures.keep(held.id, held.attempt, b"png")
+        if held.attempt == 1:
+            queue.release([held])
+    queue.cancel(job.id)
+    assert len([path for path in (tmp_path / "pictures").rglob("*") if path.is_file()]) == 2
+    Keeper(service, queue, pictures).clean()
+    assert not [path for path in (tmp_path / "pictures").rglob("*") if path.is_file()]
+    queue.close()
 
 
 def test_too_much_is_refused(served: Served) -> None:

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
-from server.conftest import Served
+from server.conftest import SMALL, Served
 
 
 def events(text: str) -> list[tuple[str, str]]:
@@ -70,6 +71,32 @@ def test_anybody_may_ask_what_a_picture_proves(served: Served, picture: Image.Im
     assert stripped["outcome"] == "not proved" and stripped["record"] == verdict["record"]
     assert finding["verdict"] == "inconclusive" and finding["model"] == "tiny"
     assert rubbish.status_code == 422 and rubbish.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}])
+def test_another_sites_page_may_not_ask(served: Served, headers: dict[str, str]) -> None:
+    with served.client as client:
+        for method, path in (("POST", "/v1/jobs"), ("POST", "/sdapi/v1/interrupt"), ("DELETE", "/v1/jobs/x")):
+            answer = client.request(method, path, headers=headers, content=b"{}")
+            assert answer.status_code == 403 and "Another site" in answer.json()["detail"]
+        own = client.post("/v1/jobs", json={"prompt": "x", **SMALL}, headers={"Origin": served.url})
+    assert own.status_code == 202
+
+
+def test_weights_are_numbers(served: Served) -> None:
+    with served.client as client:
+        for weight in ("nan", "inf", "11", "x"):
+            answer = client.post("/v1/jobs", params={"lora": f"a:{weight}"}, json={"prompt": "x"})
+            assert answer.status_code == 422 and "a number from -10 to 10" in answer.json()["detail"]
+
+
+def test_an_idempotency_key_is_for_the_whole_request(served: Served) -> None:
+    with served.client as client:
+        body, key = {"prompt": "x", **SMALL, "seed": 1}, {"Idempotency-Key": "whole"}
+        first = client.post("/v1/jobs", json=body, headers=key)
+        again = client.post("/v1/jobs", json=body, headers=key)
+        other = client.post("/v1/jobs", params={"priority": 3}, json=body, headers=key)
+    assert (first.status_code, again.json()["id"], other.status_code) == (202, first.json()["id"], 422)
 
 
 def test_another_sites_name_does_not_lead_here(served: Served) -> None:

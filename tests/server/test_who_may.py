@@ -113,6 +113,13 @@ def test_nobody_sees_another_tenants_pictures(house: House, role: str) -> None:
             assert "queue:manage" in ROLES[role] and job.json()["request"] is None  # type: ignore[index]
 
 
+def test_operators_see_no_previews(house: House) -> None:
+    with house.client("acme", "user") as user, house.client("other", "operator") as operator:
+        job = user.post("/v1/jobs", json={"prompt": "x", **SMALL, "steps": 60}).json()["id"]
+        events = [line for line in operator.get(f"/v1/jobs/{job}/events").text.splitlines() if line.startswith("event")]
+        assert "event: end" in events and "event: preview" not in events
+
+
 def test_an_operator_cancels_and_it_is_logged(house: House) -> None:
     with house.client("acme", "user") as user, house.client("other", "operator") as operator:
         job = user.post("/v1/jobs", json={"prompt": "x", **SMALL, "steps": 150}).json()["id"]

@@ -7,11 +7,13 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,6 +37,7 @@ HEADERS = {
     b"cross-origin-resource-policy": b"same-origin",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
+OWN_SITE = ("same-origin", "none")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 REF = "#/components/schemas/"
 DESCRIPTION = """Pictures from words, the same ones every time, each of which can prove where it comes from.
@@ -177,11 +180,6 @@ class Outside:
                 raise TooLargeError(413, f"The request is larger than {self._most:,} bytes, which is the most here.")
             return message
 
-        async def misled(scope: Scope, receive: Receive, send: Send) -> None:
-            await _answer(problem(421, "Without authentication this service answers to localhost alone."))(
-                scope, receive, send
-            )
-
         async def answered(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *_missing(message["headers"])]
@@ -190,7 +188,8 @@ class Outside:
             await send(message)
 
         try:
-            await (self._app if self._is_meant(scope) else misled)(scope, counted, answered)
+            refusal = self._refusal(scope)
+            await (self._app if refusal is None else _answer(refusal))(scope, counted, answered)
         except Exception as error:
             # Without the error's own words, which may hold a prompt.
             trace = "".join(traceback.format_tb(error.__traceback__))
@@ -199,11 +198,18 @@ class Outside:
                 raise ConnectionAbortedError("an answer that had begun") from None
             await _answer(problem_of(error))(scope, receive, answered)
 
-    def _is_meant(self, scope: Scope) -> bool:
-        if self._hosts is None:
-            return True
-        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-        return re.sub(r":\d+$", "", host) in self._hosts
+    def _refusal(self, scope: Scope) -> dict[str, Any] | None:
+        """Who is led here by another site's name, or asks on behalf of another site's page, which may not act for a user's browser:
+        browsers say so of themselves, and a page cannot keep them from it."""
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self._hosts is not None and re.sub(r":\d+$", "", host) not in self._hosts:
+            return problem(421, "Without authentication this service answers to localhost alone.")
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            return None
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+        foreign = origin is not None and urlsplit(origin).netloc != host if site is None else site not in OWN_SITE
+        return problem(403, "Another site's page asks for this.", kind="forbidden") if foreign else None
 
 
 def _missing(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

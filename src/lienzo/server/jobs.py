@@ -335,9 +335,12 @@ class Queue:
                 "started": now,
                 "step": 0,
             }
-            connection.execute(update(jobs).where(jobs.c.id.in_(chosen)).values(values))
+            # One that was cancelled since it was read stays so.
+            mine = jobs.c.id.in_(chosen) & (jobs.c.state == "queued")
+            connection.execute(update(jobs).where(mine).values(values))
             self._served(connection, first["tenant"], now)
-            rows = connection.execute(select(jobs).where(jobs.c.id.in_(chosen))).mappings().all()
+            held = jobs.c.id.in_(chosen) & (jobs.c.state == "running") & (jobs.c.worker == worker)
+            rows = connection.execute(select(jobs).where(held)).mappings().all()
         order = {id_: place for place, id_ in enumerate(chosen)}
         return sorted(map(Job.of, rows), key=lambda job: order[job.id])
 

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 from lienzo.errors import LienzoError
 from lienzo.server import metrics
@@ -80,14 +82,20 @@ class Keeper:
     def _run(self) -> None:
         cleaned = 0.0
         while not self._stopping.wait(LOOK):
-            with contextlib.suppress(LienzoError):  # the database is away; the next look may find it
-                self._give_back_of_the_dead()
-            for kept in self._kept:
-                self._look_at(kept)
+            turns: list[Callable[[], None]] = [self._give_back_of_the_dead]
+            turns += [partial(self._look_at, kept) for kept in self._kept]
             if time.monotonic() - cleaned > CLEANING:
                 cleaned = time.monotonic()
-                with contextlib.suppress(LienzoError):
-                    self.clean()
+                turns.append(self.clean)
+            for turn in turns:
+                try:
+                    turn()
+                except LienzoError:
+                    continue  # the database or the store is away; the next look may find it
+                except (
+                    Exception
+                ) as error:  # without this thread nothing would be started, given back or removed any more
+                    print(f"The keeper met {type(error).__name__} and goes on.", file=sys.stderr, flush=True)
 
     def _look_at(self, kept: _Kept) -> None:
         if kept.process is not None and kept.process.poll() is not None:
@@ -121,8 +129,7 @@ class Keeper:
         before = time.time() - self._service.keep * 86_400
         while ended := self._queue.ended_before(before):
             for job in ended:
-                if job.picture is not None:
-                    self._pictures.remove(job.picture)
+                self._pictures.remove_all(job.id, job.attempt)
                 self._queue.forget(job)
         self._pictures.forget_inputs(before)
 

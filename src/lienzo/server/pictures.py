@@ -21,9 +21,14 @@ class Pictures:
 
     def keep(self, job: str, attempt: int, data: bytes) -> str:
         """Keep a finished picture; durable when this returns. Its name, which no other attempt at the job has."""
-        name = f"images/{job[:8]}/{job}-{attempt}.png"
+        name = _name(job, attempt)
         self._store.put(name, data)
         return name
+
+    def remove_all(self, job: str, attempts: int) -> None:
+        """Remove what any attempt at a job left: one that died after it kept its picture said so to nobody."""
+        for attempt in range(1, attempts + 1):
+            self._store.remove(_name(job, attempt))
 
     def read(self, name: str) -> bytes:
         """
@@ -96,3 +101,7 @@ class Pictures:
             connection.execute(delete(inputs).where(unused))
         for name in names:
             self._store.remove(name)
+
+
+def _name(job: str, attempt: int) -> str:
+    return f"images/{job[:8]}/{job}-{attempt}.png"

@@ -35,7 +35,7 @@ def run(service: Service, tell: Callable[[str], None]) -> None:
         tell(f"The first API key, an administrator's, shown this once: {key}")
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=30,
-        limit_concurrency=512, timeout_keep_alive=15, h11_max_incomplete_event_size=65536,
+        limit_concurrency=512, proxy_headers=service.proxy is not None, forwarded_allow_ips=service.proxy, timeout_keep_alive=15, h11_max_incomplete_event_size=65536,
     )  # fmt: skip
     _Server(config).run(sockets=[listening])
 

@@ -20,6 +20,7 @@ class Service(Config):
 
     Attributes:
         host, port: where it listens.
+        proxy: address of a reverse proxy whose X-Forwarded-For and X-Forwarded-Proto are believed; None: nobody's.
         auth: whether callers must say who they are; without, it listens to this machine alone.
         database: of jobs and API keys: a file or database URL; None: `service.db` in lienzo's home.
         audit: what was done to the service, and every verdict: a file or database URL; None: `audit.db` in lienzo's home.
@@ -49,6 +50,7 @@ class Service(Config):
 
     host: str = "127.0.0.1"
     port: int = 8000
+    proxy: str | None = None
     auth: bool = True
     database: str | None = None
     audit: str | None = None

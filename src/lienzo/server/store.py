@@ -1,6 +1,5 @@
 """Where pictures and inputs lie: a folder, or any place that fsspec knows. A name is written once, whole or not at all."""
 
-import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -61,12 +60,20 @@ class Store:
             raise OutputError(f"{self.place}: a picture cannot be read: {error.strerror or error}.") from None
 
     def remove(self, name: str) -> None:
-        """That it is not there is fine."""
-        with contextlib.suppress(FileNotFoundError):
+        """That it is not there is fine.
+
+        Raises:
+            OutputError: it cannot be removed.
+        """
+        try:
             if self._remote is not None:
                 self._remote.rm_file(f"{self._root}/{name}")
             else:
                 (Path(self.place) / name).unlink()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise OutputError(f"{self.place}: a picture cannot be removed: {error.strerror or error}.") from None
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 IDLE = 0.5
 """Seconds between looks into an empty queue, if nobody says that there is something."""
-PREVIEW = 64
-"""Pixels of a preview's longer side: enough to see what it will be, too few to be a picture."""
+PREVIEW, PREVIEW_OF = 64, 4
+"""Pixels of a preview's longer side at most, and the part of the picture's own: enough to see what it will be, too few to be it."""
 PREVIEW_EVERY = 1.0
 """Seconds."""
-PREVIEW_UNTIL = 0.8
+PREVIEW_UNTIL = 0.5
 """Of the steps: later ones would show a picture that is all but finished, and carries no mark."""
 FAULTS = (StoreError, OutputError, LogError, OSError, MemoryError, RuntimeError)
 """What may pass: a disk that is full, a database that is away, memory that another takes. Tried again."""
@@ -131,19 +131,23 @@ class Worker:
 
     def do(self, jobs: Sequence[Job]) -> None:
         """Make the pictures of jobs that were claimed together."""
+        with self._beating(jobs):
+            self._try(jobs)
+
+    def _try(self, jobs: Sequence[Job]) -> None:
         try:
-            with self._beating(jobs):
-                self._make(jobs)
+            self._make(jobs)
         except BlockedError as error:
             if len(jobs) > 1:  # somebody's picture was refused; whose?
                 for job in jobs:
-                    self.do([job])
+                    self._try([job])
                 return
             metrics.REFUSED.labels("blocked").inc()
             trace(jobs[0], error="blocked")
             self.queue.fail(jobs[0], problem_of(error), state="blocked")
         except FAULTS as error:
-            complain(f"a fault, which may pass: {type(error).__name__}: {error}")
+            words = f": {error}" if isinstance(error, LienzoError) else ""  # what others say may hold a prompt
+            complain(f"a fault, which may pass: {type(error).__name__}{words}")
             reason = next(kind(one) for one in FAULTS if isinstance(error, one))
             metrics.FAULTS.labels(reason).inc(len(jobs))
             for job in jobs:
@@ -152,7 +156,7 @@ class Worker:
         except LienzoError as error:
             if len(jobs) > 1:
                 for job in jobs:
-                    self.do([job])
+                    self._try([job])
                 return
             metrics.FAILED.labels(kind(error)).inc()
             trace(jobs[0], error=kind(error))
@@ -260,7 +264,8 @@ class TimedHouse(House):
 def small(step: Step) -> Iterator[bytes]:
     """Previews, as small PNGs."""
     for image in step.previews():
-        image.thumbnail((PREVIEW, PREVIEW))
+        side = min(PREVIEW, max(image.size) // PREVIEW_OF)
+        image.thumbnail((side, side))
         file = io.BytesIO()
         image.save(file, "PNG")
         yield file.getvalue()

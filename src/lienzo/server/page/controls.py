@@ -17,6 +17,7 @@ from lienzo.errors import ImageError
 from lienzo.images import DAMAGE, MAX_PIXELS
 
 MOST_DRAWINGS: Final = 64
+MOST_LAYERS: Final = 8
 """Drawings that browsers sent and did not use yet; older ones are dropped."""
 
 
@@ -70,6 +71,9 @@ with _without_stubs():
 
         @server  # type: ignore[untyped-decorator]
         def accept_blobs(self, data: AcceptBlobs) -> None:
+            layer = str(data.data["index"] or 0)
+            if layer != "null" and not (layer.isdecimal() and int(layer) < MOST_LAYERS):
+                return  # Gradio would make a list as long as that
             super().accept_blobs(data)
             for old in list(self.blob_storage)[:-MOST_DRAWINGS]:
                 self.blob_storage.pop(old, None)

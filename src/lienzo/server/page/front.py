@@ -16,7 +16,6 @@ from anyio import to_thread
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import RedirectResponse, Response
-from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -69,8 +68,6 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HttpRequest(scope, receive)
         code = language(request.headers.get("accept-language"))
-        if request.method not in ("GET", "HEAD"):
-            _check_origin(request)
         try:
             await to_thread.run_sync(self._desk.gate.admit, request.headers, request.cookies, PERMISSION)
         except LienzoError as error:
@@ -139,12 +136,6 @@ def _file(content: str, media_type: str) -> Callable[[HttpRequest], Response]:
         return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
     return file
-
-
-def _check_origin(request: HttpRequest) -> None:
-    """Other sites' pages may not act for a user's browser; what browsers say of themselves cannot be forged by a page."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise HTTPException(403, "Another site's page asks for this.")
 
 
 def _check_files(body: bytes) -> None:

@@ -20,6 +20,8 @@ from lienzo.server.jobs import Job, State
 
 LOOK: Final = 0.2
 """Seconds between looks at a job that somebody watches."""
+MAX_WEIGHT: Final = 10
+"""Of a LoRA, and as little below 0."""
 EXAMPLE: Final = {"prompt": "a red circle left of a blue square", "steps": 20, "seed": 7}
 
 router = APIRouter(prefix="/v1", tags=["pictures"])
@@ -89,9 +91,14 @@ def parse_lora(text: str) -> tuple[str, float]:
     """NAME or NAME:WEIGHT."""
     name, colon, weight = text.rpartition(":")
     try:
-        return (name, float(weight)) if colon else (text, 1.0)
+        found = (name, float(weight)) if colon else (text, 1.0)
+        if not abs(found[1]) <= MAX_WEIGHT:
+            raise ValueError
     except ValueError:
-        raise RequestError(f"lora: got {text[:100]!r}; give NAME or NAME:WEIGHT, a number.") from None
+        raise RequestError(
+            f"lora: got {text[:100]!r}; give NAME or NAME:WEIGHT, a number from -{MAX_WEIGHT} to {MAX_WEIGHT}."
+        ) from None
+    return found
 
 
 @router.post(
@@ -130,7 +137,7 @@ def create(
         priority=priority,
         deadline=None if deadline is None else time.time() + deadline,
         idempotency=idempotency_key,
-        body=body,
+        body=repr((model, lora, priority, deadline)).encode() + body,
     )
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if not is_new:
@@ -171,10 +178,10 @@ async def events(at: At, caller: Reader, id: str) -> EventSourceResponse:
     """Server-sent events: `progress` with the job as JSON at each change, `preview` with a small PNG in base64, `end` with the
     job when nothing more will change."""
     first = await to_thread.run_sync(at.queue.get, id, at.whose(caller))
-    return EventSourceResponse(_watched(at, first), ping=15)
+    return EventSourceResponse(_watched(at, first, with_previews=first.tenant == caller.tenant), ping=15)
 
 
-async def _watched(at: Desk, job: Job) -> AsyncIterator[dict[str, str]]:
+async def _watched(at: Desk, job: Job, *, with_previews: bool) -> AsyncIterator[dict[str, str]]:
     told: str | None = None
     preview: bytes | None = None
     while True:
@@ -185,7 +192,7 @@ async def _watched(at: Desk, job: Job) -> AsyncIterator[dict[str, str]]:
         if known != told:
             told = known
             yield {"event": "progress", "data": known}
-        if job.preview is not None and job.preview != preview:
+        if with_previews and job.preview is not None and job.preview != preview:
             preview = job.preview
             yield {"event": "preview", "data": base64.b64encode(preview).decode()}
         await sleep(LOOK)

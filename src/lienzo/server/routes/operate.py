@@ -13,7 +13,7 @@ router = APIRouter(tags=["operation"])
 
 
 @router.get("/healthz")
-def healthz() -> dict[str, str]:
+async def healthz() -> dict[str, str]:
     """Whether it lives."""
     return {"status": "ok"}
 

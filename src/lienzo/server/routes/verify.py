@@ -28,7 +28,7 @@ PATIENCE = 30.0
 
 router = APIRouter(prefix="/v1", tags=["verification"])
 Anyone = Annotated[Caller, Depends(allowed("verify"))]
-_turn = threading.Semaphore(2)
+_room, _turn = threading.Semaphore(8), threading.Semaphore(2)  # few wait, so that others' requests find a thread
 
 
 class VerdictLayer(BaseModel):
@@ -60,11 +60,16 @@ class _Turn:
     """One of few."""
 
     def __enter__(self) -> None:
+        busy = BusyError("Many pictures are being looked at. Try again later.", 5.0)
+        if not _room.acquire(blocking=False):
+            raise busy
         if not _turn.acquire(timeout=PATIENCE):
-            raise BusyError("Many pictures are being looked at. Try again later.", 5.0)
+            _room.release()
+            raise busy
 
     def __exit__(self, *_: object) -> None:
         _turn.release()
+        _room.release()
 
 
 @router.post("/verify")
