@@ -238,3 +238,27 @@ def test_anything_at_all_is_taken_apart(data: st.DataObject) -> None:
     of[at : data.draw(st.integers(at, at + 4))] = data.draw(st.binary(max_size=6))
     found = structure(bytes(of))
     assert found.place is None or found.store
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_transparency_that_the_header_hides_is_told(extended: bool) -> None:
+    """Pillow shows such a picture opaque, browsers do not."""
+    image = Image.effect_noise((64, 48), 80).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize((64, 48)))
+    file = io.BytesIO()
+    image.save(file, "WEBP", lossless=True, exact=True)
+    data = file.getvalue()
+    begin = data.index(b"VP8L")
+    chunk = bytearray(data[begin:])
+    chunk[12] &= 0xEF
+    canvas = b"VP8X" + (10).to_bytes(4, "little") + bytes(4) + (63).to_bytes(3, "little") + (47).to_bytes(3, "little")
+    body = b"WEBP" + (canvas if extended else b"") + bytes(chunk)
+    forged = b"RIFF" + len(body).to_bytes(4, "little") + body
+    assert Image.open(io.BytesIO(forged)).mode == "RGB"
+    assert "it has transparency" in structure(forged).views
+
+
+def test_an_opaque_lossless_webp_is_shown_alike() -> None:
+    file = io.BytesIO()
+    Image.effect_noise((64, 48), 80).convert("RGB").save(file, "WEBP", lossless=True)
+    assert structure(file.getvalue()).views == ()

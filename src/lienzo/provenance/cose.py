@@ -13,7 +13,8 @@ from typing import Any, Final
 _SIGN1, _X5CHAIN = 18, 33
 _DEPTH: Final = 16
 _PADS: Final = ("pad", "pad2")
-_UNSIGNED: Final = {*_PADS, "sigTst", "sigTst2"}
+_TIMES: Final = {"sigTst", "sigTst2"}
+_UNSIGNED: Final = {*_PADS, *_TIMES}
 """Names in an unprotected header (C2PA 2.2, section 13.2): padding and timestamps."""
 _CONTENTS: Final = ([b"cbor"], [b"json"], [b"bfdb", b"bidb"])
 """What a box holds that holds no others: CBOR, JSON, or a file with its description."""
@@ -44,7 +45,7 @@ def hole(store: bytes, manifest: str) -> tuple[int, int] | None:
     """What the manifest's hash leaves out of its file: the bytes from one place to another; None where that is not beyond
     doubt, or where the manifest holds anything that nobody signed.
 
-    Timestamps are signed by their authority, which is not checked here.
+    Timestamps are signed by their authority, which is not checked here; see `timestamped`.
     """
     try:
         _check_boxes(_inside(store, "c2pa", manifest))
@@ -56,6 +57,15 @@ def hole(store: bytes, manifest: str) -> tuple[int, int] | None:
         return left_out["start"], left_out["start"] + left_out["length"]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         return None
+
+
+def timestamped(store: bytes, manifest: str) -> bool:
+    """Whether its unsigned header holds what should be a timestamp."""
+    try:
+        _, unprotected, *_ = _cbor(_cbor_of(_inside(store, "c2pa", manifest, "c2pa.signature")))
+        return bool(unprotected.keys() & _TIMES)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return False
 
 
 def _inside(store: bytes, *labels: str) -> bytes:

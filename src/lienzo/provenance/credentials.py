@@ -22,7 +22,7 @@ import rfc8785
 from lienzo import __version__
 from lienzo.errors import CredentialsError
 from lienzo.provenance.certificates import Issuer
-from lienzo.provenance.cose import hole, leaf_key
+from lienzo.provenance.cose import hole, leaf_key, timestamped
 from lienzo.provenance.files import Kind, kind_of_data
 from lienzo.provenance.structure import structure
 from lienzo.provenance.timestamps import Authority, relay
@@ -35,6 +35,7 @@ State = Literal["Trusted", "Valid", "Invalid", "absent"]
 RECEIPT = "org.lienzo.receipt"
 BINDING = "c2pa.soft-binding"
 STRUCTURE = "org.lienzo.structure"
+_TIMED = ("timeStamp.validated", "timeStamp.trusted")
 """Code of the failure that a file could be read in several ways, or that its manifest holds what nobody signed."""
 
 _TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -237,6 +238,9 @@ def _flaw(data: bytes, store: bytes, document: dict[str, Any]) -> str | None:
     left_out = hole(store, document["active_manifest"])
     if left_out is None:
         return "the manifest holds something that nobody signed, or is not bound to its file as lienzo does it"
+    results = document.get("validation_results", {}).get("activeManifest", {}).get("success", ())
+    if timestamped(store, document["active_manifest"]) and not any(one["code"] in _TIMED for one in results):
+        return "what lies in a timestamp's place is no timestamp of this signature"
     if left_out != built.place:
         return "what was signed leaves out something else than the manifest"
     manifests, named = document["manifests"], [document["active_manifest"]]

@@ -162,4 +162,4 @@ def _pixels(data: bytes, name: str, most: int) -> Image.Image:
 
 def _lossless(data: bytes) -> bool:
     kind = kind_of_data(data)
-    return kind == "PNG" or (kind == "WEBP" and b"VP8L" in data[:64])
+    return kind == "PNG" or (kind == "WEBP" and (data[12:16] == b"VP8L" or data[12:16] + data[30:34] == b"VP8XVP8L"))

@@ -18,11 +18,14 @@ apart here once more, by rules that are narrower than the formats' own, and what
 differently; it matters where pixels alone are to prove something.
 """
 
+import io
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
+
+from PIL import Image
 
 from lienzo.provenance.files import kind_of_data
 
@@ -196,12 +199,14 @@ def _webp(data: bytes) -> Structure:
         head = data[begin : begin + 5]
         bits = int.from_bytes(head[1:], "little")  # width - 1 and height - 1 in 14 bits each, whether alpha is used
         _must(len(head) == 5 and head[0] == 0x2F, "its pixels have no header")
-        if bits >> 28 & 1:
+        if bits >> 28 & 1 or _transparent(data[begin - 8 : found[b"VP8L"][1]]):
             views.append("it has transparency")
         if extended:
             canvas = data[found[b"VP8X"][0] + 8 : found[b"VP8X"][1]]
             sides = (bits & 0x3FFF).to_bytes(3, "little") + (bits >> 14 & 0x3FFF).to_bytes(3, "little")
             _must(len(canvas) == 10 and canvas[4:] == sides, "its canvas is not of the picture's size")
+            if canvas[0] & 0x10 and "it has transparency" not in views:
+                views.append("it says that it has transparency")
             if canvas[0] & 0x02:
                 views.append("it says that it is animated")
     else:
@@ -219,3 +224,17 @@ def _must(holds: bool, flaw: str) -> None:
 
 def _hex(markers: tuple[int, ...] | list[int]) -> str:
     return " ".join(f"{marker:02x}" for marker in markers) or "none"
+
+
+def _transparent(chunk: bytes) -> bool:
+    """Whether the pixels of a VP8L chunk have transparency that its header does not tell of: the bit there is a hint, which some
+    programs believe and others do not. The pixels are read once more, with the hint set."""
+    hinted = bytearray(chunk)
+    hinted[12] |= 0x10
+    padded = bytes(hinted) + bytes(len(hinted) % 2)
+    file = b"RIFF" + (4 + len(padded)).to_bytes(4, "little") + b"WEBP" + padded
+    try:
+        with Image.open(io.BytesIO(file), formats=("WEBP",)) as image:
+            return image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
+    except (OSError, ValueError, SyntaxError):
+        return True  # nobody can tell

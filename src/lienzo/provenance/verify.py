@@ -278,8 +278,8 @@ def _pixels(found: Evidence, signed: SignedReceipt | None, held: Sequence[Held])
     if signed is not None and found.image.size != (signed.receipt.picture.width, signed.receipt.picture.height):
         return Layer("pixels", "fails", "The picture is not of the size that the receipt is about.")
     if InputImage.of(found.image).sha256 in recorded:
-        # whose credentials are trusted wrote the whole file, and meant it so
-        if found.doubts and found.credentials != "Trusted":
+        # who signed a receipt into trusted credentials wrote the whole file, and meant it so
+        if found.doubts and (signed is None or found.credentials != "Trusted"):
             return Layer(
                 "pixels", "unknown",
                 f"Every pixel is as recorded to lienzo, but other programs may show another picture: {'; '.join(found.doubts)}.",
@@ -307,6 +307,10 @@ def _watermark(image: Image.Image, signed: SignedReceipt | None, keys: Sequence[
             return Layer(name, "unknown", _MISSING), None
         return Layer(name, "absent", "No watermark is found."), None
     record = f"{mark.record_id:012x}"
+    if signed is not None and signed.receipt.id != record and signed.receipt.parents:
+        return Layer(
+            name, "unknown", f"The watermark leads to record {record}: perhaps that of a picture that went in."
+        ), record
     if signed is not None and signed.receipt.id != record:
         return Layer(
             name, "fails", f"The watermark leads to record {record}, the receipt is {signed.receipt.id}."
