@@ -19,6 +19,7 @@ from server.conftest import Served
 CHROMIUM = Path("/usr/bin/chromium")
 PATIENCE = 60_000
 """Milliseconds; on a busy machine a worker takes its time to begin."""
+expect.set_options(timeout=PATIENCE)
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium (Debian's package chromium)")
 LABELLED = ("textbox", "spinbutton", "slider", "combobox", "checkbox", "button", "tab", "link")
 """Roles (WAI-ARIA) that need an accessible name."""
@@ -114,12 +115,12 @@ def test_language_and_colours_are_the_systems(
 def test_a_picture_again_and_another(visit: Callable[..., Visit], served: Served, tmp_path: Path) -> None:
     here = visit()
     page = here.page
-    here.small(steps=12)
+    here.small(steps=60)  # so many that it is seen at work
     page.get_by_label("Prompt", exact=True).fill("a red circle <b>{{value}} ${1+1}</b>")
     page.locator("#generate").click()
     bar = page.get_by_role("progressbar", name="Progress")
     expect(bar).to_be_visible(timeout=PATIENCE)
-    expect(page.locator("#progress")).to_contain_text(re.compile(r"step \d+ of 12"))
+    expect(page.locator("#progress")).to_contain_text(re.compile(r"step \d+ of 60"))
     first = here.finished()
     expect(page.locator("#details")).to_contain_text("a red circle <b>{{value}} ${1+1}</b>")
     expect(page.locator("#gallery [aria-pressed=true]")).to_have_attribute("data-id", first)
