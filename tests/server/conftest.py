@@ -34,7 +34,7 @@ class Served:
 
     @property
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30)
+        return httpx.Client(base_url=self.url, timeout=120)
 
     def ask(self, prompt: str = "a red circle", **fields: Any) -> dict[str, Any]:
         """A job's document."""
@@ -43,7 +43,7 @@ class Served:
         assert answer.status_code == 202, answer.text
         return answer.json()  # type: ignore[no-any-return]
 
-    def ended(self, job: str, timeout: float = 60) -> dict[str, Any]:
+    def ended(self, job: str, timeout: float = 300) -> dict[str, Any]:
         """Its document, once it has ended."""
         until = time.monotonic() + timeout
         with self.client as client:
@@ -65,15 +65,15 @@ class Served:
 
     def stop(self) -> int:
         self.process.terminate()
-        self.process.wait(60)
+        self.process.wait(180)
         return self.ends()
 
     def ends(self) -> int:
         """Its exit code, once it has ended."""
-        self.reader.join(60)
+        self.reader.join(180)
         assert self.process.stderr is not None
         self.process.stderr.close()
-        return self.process.wait(60)
+        return self.process.wait(180)
 
 
 def start(home: Path, model: Path, *args: str, **settings: Any) -> Served:
@@ -97,7 +97,7 @@ def start(home: Path, model: Path, *args: str, **settings: Any) -> Served:
     reader = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
     reader.start()
     served = Served(found[1], home, process, reader, said)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     with served.client as client:
         while client.get("/readyz").status_code != 200:
             assert time.monotonic() < until, said

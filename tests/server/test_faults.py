@@ -36,7 +36,7 @@ def workers(served: Served) -> list[int]:
 
 def running(served: Served, job: str) -> None:
     """Wait until a job is at some step."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     with served.client as client:
         while not (client.get(f"/v1/jobs/{job}").json()["step"]):
             assert time.monotonic() < until
@@ -82,7 +82,7 @@ def test_a_killed_api_loses_nothing(serve: Serve, model: Callable[[str], Path], 
     (worker,) = workers(served)
     served.process.kill()
     served.ends()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while Path(f"/proc/{worker}").exists():
         assert time.monotonic() < until, "the worker outlived its API"
         time.sleep(0.05)
