@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -109,3 +110,12 @@ def postgresql() -> Iterator[Callable[[str], str]]:
             run("pg_ctl", "stop", "--mode=immediate", "-D", data)
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where an empty database of each kind is."""
+    if request.param == "sqlite":
+        return str(tmp_path / "records.db")
+    schema: Callable[[str], str] = request.getfixturevalue("postgresql")
+    return schema(f"records_{secrets.token_hex(4)}")

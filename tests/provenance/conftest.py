@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from lienzo import Pipeline, Request, Result
+from lienzo.provenance.certificates import Issuer, anchors, issuer
+from lienzo.provenance.keys import Keystore
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,18 @@ def result(sd1: Pipeline) -> Result:
 @pytest.fixture(params=["png", "jpg", "jpeg", "webp"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / f"picture.{request.param}"
+
+
+@pytest.fixture(scope="module")
+def keystore(tmp_path_factory: pytest.TempPathFactory) -> Keystore:
+    return Keystore(tmp_path_factory.mktemp("home") / "keys")
+
+
+@pytest.fixture(scope="module")
+def own(keystore: Keystore) -> Issuer:
+    return issuer(keystore)
+
+
+@pytest.fixture(scope="module")
+def trusted(keystore: Keystore, own: Issuer) -> str:
+    return anchors(keystore)

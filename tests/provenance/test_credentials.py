@@ -51,21 +51,6 @@ RECEIPT_CONTENT = {
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Keystore:
-    return Keystore(tmp_path_factory.mktemp("home") / "keys")
-
-
-@pytest.fixture(scope="module")
-def own(store: Keystore) -> Issuer:
-    return issuer(store)
-
-
-@pytest.fixture(scope="module")
-def trusted(store: Keystore, own: Issuer) -> str:
-    return anchors(store)
-
-
-@pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
     return issuer(Keystore(tmp_path_factory.mktemp("stranger") / "keys"))
 
@@ -431,7 +416,7 @@ def test_a_planted_url_is_not_fetched(kind: Any, own: Issuer, trusted: str) -> N
         assert seen
 
 
-def test_a_certificates_urls_are_not_fetched(store: Keystore, trusted: str) -> None:
+def test_a_certificates_urls_are_not_fetched(keystore: Keystore, trusted: str) -> None:
     """OCSP and issuer addresses in a certificate."""
     seen: list[str] = []
     with serving(lambda _: 404, seen) as url:
@@ -442,7 +427,7 @@ def test_a_certificates_urls_are_not_fetched(store: Keystore, trusted: str) -> N
             ]
         )
         leaf = LocalSigner.generate("es256")
-        issued = certificates._issue("leaf", store.signer("ca"), leaf.public, [where])
+        issued = certificates._issue("leaf", keystore.signer("ca"), leaf.public, [where])
         signed = add(picture("PNG"), "PNG", issuer=Issuer(leaf, certificates._pem(issued) + trusted), title="x").data
         assert read(signed, trust_anchors=trusted).state == "Trusted"
     assert seen == []

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import random
-import secrets
 import shutil
 import signal
 import sqlite3
@@ -42,15 +41,6 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LIENZO_HOME", str(tmp_path))
     monkeypatch.delenv("LIENZO_KEK", raising=False)
     return tmp_path
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, house: Path) -> str:
-    """An empty database of each kind."""
-    if request.param == "sqlite":
-        return str(house / "records.db")
-    schema: Callable[[str], str] = request.getfixturevalue("postgresql")
-    return schema(f"prompts_{secrets.token_hex(4)}")
 
 
 @pytest.fixture

@@ -13,27 +13,11 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from lienzo.provenance import credentials
-from lienzo.provenance.certificates import Issuer, anchors, issuer
+from lienzo.provenance.certificates import Issuer
 from lienzo.provenance.credentials import STRUCTURE, Parent, add, read
-from lienzo.provenance.keys import Keystore
 from lienzo.provenance.structure import structure
 
 RECEIPT = {"digest": "ab"}
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Keystore:
-    return Keystore(tmp_path_factory.mktemp("home") / "keys")
-
-
-@pytest.fixture(scope="module")
-def own(store: Keystore) -> Issuer:
-    return issuer(store)
-
-
-@pytest.fixture(scope="module")
-def trusted(store: Keystore, own: Issuer) -> str:
-    return anchors(store)
 
 
 def must_be_refused(forged: bytes, trusted: str, monkeypatch: pytest.MonkeyPatch) -> None:

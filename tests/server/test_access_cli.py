@@ -100,7 +100,7 @@ def test_every_change_is_in_the_audit_log(run: Run, home: Path, monkeypatch: pyt
         (["add", "ada", "--expires", "0d"], "--expires: got '0d'"),
         (["add", "ada", "--role", "amdin"], "Did you mean admin"),
         (["add", "ada", "--tenant", "A B"], "tenant: got 'A B'"),
-        (["add", "ada", "--scope", "keys:manage"], "which user may not"),
+        (["add", "ada", "--scope", "queue:manage"], "which user may not"),
     ],
 )
 def test_what_cannot_be_done_is_told(run: Run, args: list[str], told: str) -> None:

@@ -74,9 +74,9 @@ def test_no_place_for_a_prompt(log: Audit, where: str, text: str) -> None:
 
 
 def test_the_tools_of_logs_read_it(log: Audit, run: Callable[..., Result], tmp_path: Path) -> None:
-    log.record(OPERATOR, "queue.manage", "queue")
+    log.record(OPERATOR, "jobs.cancel", "job:1")
     (tmp_path / "held.txt").write_bytes(run("log", "checkpoint").stdout.encode())
-    log.record(OPERATOR, "queue.manage", "queue")
+    log.record(OPERATOR, "jobs.cancel", "job:1")
     told = json.loads(run("log", "show", "--json").stdout)
     assert told["size"] == 2 and told["origin"].startswith("lienzo/audit/")
     checked = run("log", "check", "--checkpoint", tmp_path / "held.txt")

@@ -2,10 +2,9 @@
 
 import contextlib
 import math
-import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -107,14 +106,6 @@ def test_networks() -> None:
 
 
 # Quotas
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return str(tmp_path / "service.db")
-    schema: Callable[[str], str] = request.getfixturevalue("postgresql")
-    return schema(f"limits_{secrets.token_hex(4)}")
 
 
 @pytest.fixture

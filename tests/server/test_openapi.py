@@ -27,6 +27,12 @@ def small(tmp_path_factory: pytest.TempPathFactory, model: Callable[[str], Path]
     served.stop()
 
 
+def test_a_side_that_is_left_to_the_model_counts_too(small: Served) -> None:
+    job = small.ask(width=128, height=None)
+    ended = small.ended(job["id"])
+    assert ended["state"] == "failed" and "at most 4,096 pixels" in ended["problem"]["detail"]
+
+
 def test_no_answer_surprises(small: Served) -> None:
     schema = schemathesis.openapi.from_url(f"{small.url}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]

@@ -1,7 +1,5 @@
 """The service's database: made, brought up to date, and as the tables say."""
 
-from collections.abc import Callable
-from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -13,14 +11,6 @@ from sqlalchemy import text
 
 from lienzo.errors import StoreError
 from lienzo.server.schema import HEAD, opened, tables
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return str(tmp_path / "service.db")
-    schema: Callable[[str], str] = request.getfixturevalue("postgresql")
-    return schema("".join(c for c in request.node.name.lower() if c.isalnum()))
 
 
 def test_the_latest_step_is_known() -> None:

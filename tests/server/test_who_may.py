@@ -113,6 +113,15 @@ def test_nobody_sees_another_tenants_pictures(house: House, role: str) -> None:
             assert "queue:manage" in ROLES[role] and job.json()["request"] is None  # type: ignore[index]
 
 
+def test_operators_see_not_why_a_prompt_was_blocked(house: House) -> None:
+    with house.client("acme", "user") as user, house.client("other", "operator") as operator:
+        job = user.post("/v1/jobs", json={"prompt": "child porn", **SMALL}).json()["id"]
+        user.get(f"/v1/jobs/{job}/events")
+        own, others = user.get(f"/v1/jobs/{job}").json(), operator.get(f"/v1/jobs/{job}").json()
+    assert own["state"] == others["state"] == "blocked"
+    assert own["problem"]["reasons"] and others["problem"] is None
+
+
 def test_operators_see_no_previews(house: House) -> None:
     with house.client("acme", "user") as user, house.client("other", "operator") as operator:
         job = user.post("/v1/jobs", json={"prompt": "x", **SMALL, "steps": 60}).json()["id"]

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from lienzo.errors import MissingExtraError, StoreError
 
-if TYPE_CHECKING:  # imported where it is used: it takes a fifth of a second
-    from sqlalchemy import Connection, Engine, MetaData
+if TYPE_CHECKING:  # imported where it is used: SQLAlchemy takes a fifth of a second
+    import sqlite3
+
+    from sqlalchemy import Connection, Engine, MetaData, Table
+    from sqlalchemy.dialects import postgresql, sqlite
 
 WAIT = 30.0
 """Seconds to wait for another process that writes."""
@@ -146,7 +149,8 @@ def _engine(place: str | Path) -> tuple["Engine", str]:
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _: object) -> None:
         connection.isolation_level = None  # transactions are begun below, not by Python's driver
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY"):
+        write_ahead(connection)
+        for pragma in ("secure_delete=ON", "temp_store=MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -156,6 +160,13 @@ def _engine(place: str | Path) -> tuple["Engine", str]:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine, url.database
+
+
+def insert_into(connection: "Connection", table: "Table") -> "postgresql.Insert | sqlite.Insert":
+    """An INSERT that may have an ON CONFLICT: both databases spell it alike, but SQLAlchemy has no common word for it."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def durable(connection: Any, _: object) -> None:
@@ -170,6 +181,27 @@ def durable(connection: Any, _: object) -> None:
         if cursor.execute("SHOW synchronous_commit").fetchone() == ("off",):
             cursor.execute("SET SESSION synchronous_commit = on")
     connection.commit()
+
+
+def write_ahead(connection: "sqlite3.Connection") -> None:
+    """For each new connection to SQLite that writes: a write-ahead log, which is flushed at each commit (with less, a power cut
+    may take acknowledged commits back). SQLite does not wait for others where it begins the log of a new file, so this does.
+
+    Raises:
+        sqlite3.OperationalError: others are in the way for long.
+    """
+    import sqlite3
+
+    until = time.monotonic() + WAIT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+    connection.execute("PRAGMA synchronous=FULL")
 
 
 def make_file(path: Path) -> None:

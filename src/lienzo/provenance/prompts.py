@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lienzo.errors import KeystoreError, RecordError, SealingError, StoreError
-from lienzo.provenance.database import Database
+from lienzo.provenance.database import Database, insert_into
 from lienzo.provenance.encoding import decode64
 from lienzo.provenance.keys import Keystore, home
 from lienzo.provenance.sealing import (
@@ -348,11 +348,7 @@ def _tables() -> "MetaData":
 
 def _add(connection: "Connection", table: str, **values: object) -> bool:
     """Add a row unless there is one of that key, and say whether it was added."""
-    from sqlalchemy.dialects import postgresql, sqlite
-
-    # Both databases spell it alike, but SQLAlchemy has no common word for it.
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(_tables().tables[table]).values(values).on_conflict_do_nothing()
+    insert = insert_into(connection, _tables().tables[table]).values(values).on_conflict_do_nothing()
     return connection.execute(insert).rowcount > 0
 
 

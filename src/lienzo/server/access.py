@@ -6,7 +6,6 @@ takes may tell about stored hashes, but whoever knew one whole would still have 
 """
 
 import base64
-import functools
 import hashlib
 import json
 import re
@@ -28,10 +27,9 @@ from lienzo.errors import (
     StoreError,
     nearest,
 )
+from lienzo.server.schema import tables
 
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData, Table
-
     from lienzo.provenance.database import Database
     from lienzo.server.audit import Audit
     from lienzo.server.settings import Service
@@ -45,9 +43,6 @@ Permission = Literal[
     "verify",  # and detect
     "metrics:read",
     "queue:manage",  # of all tenants: see that jobs are there, cancel them; not what they ask for
-    "keys:manage",  # of all tenants
-    "quotas:manage",  # of all tenants
-    "audit:read",
 ]
 Role = Literal["admin", "operator", "user", "verifier"]
 PERMISSIONS: Final[tuple[Permission, ...]] = get_args(Permission)
@@ -167,7 +162,7 @@ class Keyring:
     """The API keys. Threads and processes may share their database.
 
     Args:
-        database: with the table of `schema_access`.
+        database: of the service (`lienzo.server.schema.opened`).
         audit: told of every key that is added or revoked, before that counts.
         now: UTC seconds since 1970.
     """
@@ -227,7 +222,7 @@ class Keyring:
             "digest": _digest(key),
         }
         with self._database.writing() as connection:
-            connection.execute(_keys().insert().values(row))
+            connection.execute(tables().tables["access_keys"].insert().values(row))
             self._audit.record(by, "keys.add", f"key:{record.id}", outcome=f"{role}@{tenant}")
         return key, record
 
@@ -235,7 +230,7 @@ class Keyring:
         """All keys, or a tenant's, in the order they were made."""
         from sqlalchemy import select
 
-        keys = _keys()
+        keys = tables().tables["access_keys"]
         asked = select(keys).order_by(keys.c.created, keys.c.id)
         if tenant is not None:
             asked = asked.where(keys.c.tenant == tenant)
@@ -251,7 +246,7 @@ class Keyring:
         """
         from sqlalchemy import select, update
 
-        keys = _keys()
+        keys = tables().tables["access_keys"]
         ours = keys.c.id == key_id
         with self._database.writing() as connection:
             done = connection.execute(
@@ -276,7 +271,7 @@ class Keyring:
         unknown = CallerError("got an API key that is not known here. Ask for one; `lienzo access add` makes it.")
         if not _KEY.fullmatch(token):
             raise unknown
-        keys, now = _keys(), int(self._now())
+        keys, now = tables().tables["access_keys"], int(self._now())
         with self._database.reading() as connection:
             row = connection.execute(select(keys).where(keys.c.digest == _digest(token))).mappings().one_or_none()
         if row is None:
@@ -293,7 +288,7 @@ class Keyring:
     def _used(self, key_id: str, now: int) -> None:
         from sqlalchemy import or_, update
 
-        keys = _keys()
+        keys = tables().tables["access_keys"]
         long_ago = or_(keys.c.last_used.is_(None), keys.c.last_used <= now - LAST_USED)
         try:
             with self._database.writing() as connection:
@@ -360,33 +355,6 @@ class Access:
         if token.startswith(PREFIX) or self.tokens is None:
             return self.keys.caller(token)
         return self.tokens(token)
-
-
-def schema_access(metadata: "MetaData") -> "Table":
-    """The table of API keys, added to a schema. Times are UTC seconds since 1970."""
-    from sqlalchemy import BigInteger, Column, LargeBinary, Table, Text
-
-    return Table(
-        "access_keys",
-        metadata,
-        Column("id", Text, primary_key=True),
-        Column("digest", LargeBinary, nullable=False, unique=True),
-        Column("name", Text, nullable=False),
-        Column("tenant", Text, nullable=False, index=True),
-        Column("role", Text, nullable=False),
-        Column("scopes", Text),  # a JSON list
-        Column("created", BigInteger, nullable=False),
-        Column("expires", BigInteger),
-        Column("revoked", BigInteger),
-        Column("last_used", BigInteger),
-    )
-
-
-@functools.cache
-def _keys() -> "Table":
-    from sqlalchemy import MetaData
-
-    return schema_access(MetaData())
 
 
 def spelled(seconds: float | None) -> str | None:

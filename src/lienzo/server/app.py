@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lienzo.errors import BusyError, LienzoError, MissingExtraError
+from lienzo.errors import BusyError, ConfigError, LienzoError, MissingExtraError
 from lienzo.provenance.settings import Settings
 from lienzo.server import metrics, tracing
 from lienzo.server.desk import Desk
@@ -167,9 +167,9 @@ class Outside:
         given = next((value for name, value in scope["headers"] if name == tracing.HEADER.encode()), None)
         method = metrics.known_method(scope["method"])
         with tracing.request(method, None if given is None else given.decode("latin-1")) as told:
-            await self._answer(scope, receive, send, told)
+            await self._serve(scope, receive, send, told)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, told: tracing.Answered) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, told: tracing.Answered) -> None:
         begun, got = time.perf_counter(), 0
 
         async def counted() -> Message:
@@ -223,7 +223,5 @@ def check(service: Service) -> None:
     Raises:
         ConfigError: marks are switched off.
     """
-    from lienzo.errors import ConfigError
-
     if Settings.read().mark == "off":
         raise ConfigError("mark: got 'off'; the service serves marked pictures alone. Set it to credentials or full.")

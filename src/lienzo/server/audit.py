@@ -29,7 +29,7 @@ FORMAT: Final = "lienzo-audit/1"
 ORIGIN: Final = "lienzo/audit/"
 """How the names of audit logs begin."""
 Act = Literal[
-    "keys.add", "keys.revoke", "quotas.set", "settings.change", "jobs.cancel", "queue.manage", "verify", "detect",
+    "keys.add", "keys.revoke", "quotas.set", "jobs.cancel", "verify", "detect",
 ]  # fmt: skip
 ACTS: Final[tuple[Act, ...]] = get_args(Act)
 _WORD = re.compile(r"[!-~]{1,200}")

@@ -59,13 +59,7 @@ class Desk:
         for lora, _ in loras:
             if lora not in self.service.lora_sources:
                 raise RequestError(f"lora: got {lora[:100]!r}. {nearest(lora, self.service.lora_sources)}")
-        pixels = (asked.width or 8) * (asked.height or 8)
-        if pixels > self.service.max_pixels:
-            raise RequestError(
-                f"width: got {asked.width}x{asked.height}; at most {self.service.max_pixels:,} pixels are allowed here."
-            )
-        if max(asked.steps, len(asked.sigmas or ())) > self.service.max_steps:
-            raise RequestError(f"steps: got {asked.steps}; at most {self.service.max_steps} are allowed here.")
+        self.service.check(asked)
         request = self.pictures.filled(asked, caller.tenant)
         put = self.queue.put(
             request,

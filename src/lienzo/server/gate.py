@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 FIRST: Final = "first"
 """Name of the key that is made where there is none."""
+YEAR: Final = 365 * 86_400
+"""Seconds after which it expires."""
 
 
 class Gate:
@@ -38,7 +40,7 @@ class Gate:
         """A key for whoever starts the service the first time; None: there are keys, or none is needed."""
         if self._access.open_to is not None or self._access.tokens is not None or self._access.keys.list():
             return None
-        key, _ = self._access.keys.add(FIRST, tenant=LOCAL.tenant, role="admin", by=LOCAL)
+        key, _ = self._access.keys.add(FIRST, tenant=LOCAL.tenant, role="admin", by=LOCAL, expires=YEAR)
         return key
 
     def admit(

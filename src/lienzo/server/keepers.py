@@ -92,9 +92,8 @@ class Keeper:
                     turn()
                 except LienzoError:
                     continue  # the database or the store is away; the next look may find it
-                except (
-                    Exception
-                ) as error:  # without this thread nothing would be started, given back or removed any more
+                except Exception as error:
+                    # Without this thread nothing would be started, given back or removed any more.
                     print(f"The keeper met {type(error).__name__} and goes on.", file=sys.stderr, flush=True)
 
     def _look_at(self, kept: _Kept) -> None:

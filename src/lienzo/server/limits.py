@@ -1,6 +1,5 @@
 """How much a caller may ask for: requests a second, counted in memory, and pictures a day of a tenant, counted in the database."""
 
-import functools
 import math
 import threading
 import time
@@ -10,11 +9,12 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
 from lienzo.errors import ForbiddenError, LimitError, RequestError
+from lienzo.provenance.database import insert_into
 from lienzo.server.access import check_tenant
+from lienzo.server.schema import tables
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, MetaData, Table
-    from sqlalchemy.dialects import postgresql, sqlite
+    from sqlalchemy import Connection
 
     from lienzo.provenance.database import Database
     from lienzo.server.access import Caller
@@ -92,7 +92,7 @@ class Quotas:
     """Pictures a day (UTC) of each tenant. Processes may share the database: together they never exceed a quota.
 
     Args:
-        database: with the tables of `schema_limits`.
+        database: of the service (`lienzo.server.schema.opened`).
         audit: told of every quota that is changed, before that counts.
         default: pictures a day of tenants without a quota of their own; 0: any number.
         now: UTC seconds since 1970.
@@ -110,14 +110,18 @@ class Quotas:
             LimitError: the quota does not leave so many today. Roll the transaction back.
             ForbiddenError: it never will.
         """
-        usage, limit, now = _tables()[0], self._limit(connection, tenant), datetime.fromtimestamp(self._now(), UTC)
+        usage, limit, now = (
+            tables().tables["usage"],
+            self._limit(connection, tenant),
+            datetime.fromtimestamp(self._now(), UTC),
+        )
         day = now.date().isoformat()
         if limit and pictures > limit:
             raise ForbiddenError(
                 f"got {pictures:,} pictures; the quota of {tenant} is {limit:,} a day. Ask for fewer, or for a higher quota."
             )
         # The row stays locked until the transaction ends, so of two processes one sees what the other counted.
-        first = _insert(connection, usage).values(tenant=tenant, day=day, pictures=pictures)
+        first = insert_into(connection, usage).values(tenant=tenant, day=day, pictures=pictures)
         total = usage.c.pictures + first.excluded.pictures
         counted = first.on_conflict_do_update(
             index_elements=[usage.c.tenant, usage.c.day],
@@ -136,7 +140,7 @@ class Quotas:
         """Pictures counted today, and the quota (0: any number)."""
         from sqlalchemy import select
 
-        usage = _tables()[0]
+        usage = tables().tables["usage"]
         day = datetime.fromtimestamp(self._now(), UTC).date().isoformat()
         asked = select(usage.c.pictures).where(usage.c.tenant == tenant, usage.c.day == day)
         with self._database.reading() as connection:
@@ -157,12 +161,12 @@ class Quotas:
         check_tenant(tenant)
         if pictures is not None and not 0 <= pictures <= MAX_QUOTA:
             raise RequestError(f"quota: got {pictures}; give 0 (any number) to {MAX_QUOTA:,} pictures a day.")
-        quotas = _tables()[1]
+        quotas = tables().tables["quotas"]
         with self._database.writing() as connection:
             if pictures is None:
                 connection.execute(delete(quotas).where(quotas.c.tenant == tenant))
             else:
-                row = _insert(connection, quotas).values(tenant=tenant, pictures=pictures)
+                row = insert_into(connection, quotas).values(tenant=tenant, pictures=pictures)
                 connection.execute(
                     row.on_conflict_do_update(index_elements=[quotas.c.tenant], set_={"pictures": pictures})
                 )
@@ -172,40 +176,6 @@ class Quotas:
     def _limit(self, connection: "Connection", tenant: str) -> int:
         from sqlalchemy import select
 
-        quotas = _tables()[1]
+        quotas = tables().tables["quotas"]
         own = connection.execute(select(quotas.c.pictures).where(quotas.c.tenant == tenant)).scalar_one_or_none()
         return self._default if own is None else own
-
-
-def schema_limits(metadata: "MetaData") -> "tuple[Table, Table]":
-    """The tables of what tenants used and of quotas of their own, added to a schema."""
-    from sqlalchemy import BigInteger, Column, Table, Text
-
-    usage = Table(
-        "usage",
-        metadata,
-        Column("tenant", Text, primary_key=True),
-        Column("day", Text, primary_key=True),  # UTC, YYYY-MM-DD
-        Column("pictures", BigInteger, nullable=False),
-    )
-    quotas = Table(
-        "quotas",
-        metadata,
-        Column("tenant", Text, primary_key=True),
-        Column("pictures", BigInteger, nullable=False),
-    )
-    return usage, quotas
-
-
-@functools.cache
-def _tables() -> "tuple[Table, Table]":
-    from sqlalchemy import MetaData
-
-    return schema_limits(MetaData())
-
-
-def _insert(connection: "Connection", table: "Table") -> "postgresql.Insert | sqlite.Insert":
-    """Both databases have `ON CONFLICT` and spell it alike, but SQLAlchemy has no common word for it."""
-    from sqlalchemy.dialects import postgresql, sqlite
-
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

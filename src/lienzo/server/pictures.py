@@ -5,7 +5,7 @@ import time
 
 from lienzo.errors import RecordError, RequestError
 from lienzo.pipeline.request import InputImage, Request
-from lienzo.provenance.database import Database
+from lienzo.provenance.database import Database, insert_into
 from lienzo.provenance.examine import see
 from lienzo.server.schema import tables
 from lienzo.server.settings import Service
@@ -49,15 +49,12 @@ class Pictures:
         picture = InputImage.of(see(data, most=self._service.max_pixels), data)
         name = f"inputs/{hashlib.sha256(tenant.encode()).hexdigest()[:16]}/{picture.sha256}"
         self._store.put(name, data)
-        from sqlalchemy import insert, update
-
         inputs = tables().tables["inputs"]
-        same = (inputs.c.tenant == tenant) & (inputs.c.sha256 == picture.sha256)
-        now = time.time()
+        row = {"tenant": tenant, **picture.model_dump(), "name": name, "created": time.time()}
         with self._database.writing() as connection:
-            if not connection.execute(update(inputs).where(same).values(created=now)).rowcount:
-                row = {"width": picture.width, "height": picture.height, "name": name, "created": now}
-                connection.execute(insert(inputs).values(tenant=tenant, sha256=picture.sha256, **row))
+            added = insert_into(connection, inputs).values(row)
+            again = {"created": row["created"]}
+            connection.execute(added.on_conflict_do_update(index_elements=["tenant", "sha256"], set_=again))
         return picture
 
     def input(self, tenant: str, sha256: str) -> InputImage:
@@ -99,8 +96,8 @@ class Pictures:
         with self._database.writing() as connection:
             names = connection.execute(select(inputs.c.name).where(unused)).scalars().all()
             connection.execute(delete(inputs).where(unused))
-        for name in names:
-            self._store.remove(name)
+            for name in names:  # where one cannot be removed now, its row stays for the next time
+                self._store.remove(name)
 
 
 def _name(job: str, attempt: int) -> str:

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Final
 
 from lienzo.errors import StoreError
 from lienzo.provenance.database import Database
-from lienzo.server.access import schema_access
-from lienzo.server.limits import schema_limits
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
 def tables() -> "MetaData":
     """Jobs, input pictures, tenants, API keys and quotas. Times are seconds since 1970; requests are not here but sealed, by the job's id."""
     from sqlalchemy import (
+        BigInteger,
         Column,
         Float,
         ForeignKey,
@@ -86,8 +85,33 @@ def tables() -> "MetaData":
         Column("tenant", Text, primary_key=True),
         Column("served", Float, nullable=False),  # when a job of it was last begun
     )
-    schema_access(metadata)
-    schema_limits(metadata)
+    Table(
+        "access_keys",
+        metadata,
+        Column("id", Text, primary_key=True),
+        Column("digest", LargeBinary, nullable=False, unique=True),
+        Column("name", Text, nullable=False),
+        Column("tenant", Text, nullable=False, index=True),
+        Column("role", Text, nullable=False),
+        Column("scopes", Text),  # JSON list
+        Column("created", BigInteger, nullable=False),
+        Column("expires", BigInteger),
+        Column("revoked", BigInteger),
+        Column("last_used", BigInteger),
+    )
+    Table(
+        "usage",
+        metadata,
+        Column("tenant", Text, primary_key=True),
+        Column("day", Text, primary_key=True),  # UTC, YYYY-MM-DD
+        Column("pictures", BigInteger, nullable=False),
+    )
+    Table(
+        "quotas",
+        metadata,
+        Column("tenant", Text, primary_key=True),
+        Column("pictures", BigInteger, nullable=False),
+    )
     return metadata
 
 

@@ -5,7 +5,8 @@ from ipaddress import ip_address
 from typing import Any, Final, Self
 
 from lienzo.config import Config
-from lienzo.errors import ConfigError
+from lienzo.errors import ConfigError, RequestError
+from lienzo.pipeline.request import Request
 from lienzo.provenance.keys import home
 from lienzo.provenance.settings import table
 from lienzo.server.jobs import Limits
@@ -109,6 +110,19 @@ class Service(Config):
         """
         given = {name: value for name, value in chosen.items() if value is not None}
         return cls.from_dict({**table(TABLE), **given})
+
+    def check(self, request: Request) -> None:
+        """Whether a request is within the limits. Sides that it leaves to the model count once the model has filled them in.
+
+        Raises:
+            RequestError: it is not.
+        """
+        if (request.width or 8) * (request.height or 8) > self.max_pixels:
+            raise RequestError(
+                f"width: got {request.width}x{request.height}; at most {self.max_pixels:,} pixels are allowed here."
+            )
+        if max(request.steps, len(request.sigmas or ())) > self.max_steps:
+            raise RequestError(f"steps: got {request.steps}; at most {self.max_steps} are allowed here.")
 
     @property
     def sources(self) -> dict[str, str | None]:

@@ -1,11 +1,11 @@
 """Where pictures and inputs lie: a folder, or any place that fsspec knows. A name is written once, whole or not at all."""
 
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 from lienzo.errors import MissingExtraError, OutputError, RecordError
+from lienzo.provenance.files import place
 
 
 class Store:
@@ -39,7 +39,9 @@ class Store:
                 self._remote.makedirs(os.path.dirname(f"{self._root}/{name}"), exist_ok=True)
                 self._remote.pipe_file(f"{self._root}/{name}", data)
             else:
-                _write(Path(self.place) / name, data)
+                path = Path(self.place) / name
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                place(data, path, if_exists="overwrite", mode=0o600)
         except OSError as error:
             raise OutputError(f"{self.place}: a picture cannot be stored: {error.strerror or error}.") from None
 
@@ -74,21 +76,3 @@ class Store:
             return
         except OSError as error:
             raise OutputError(f"{self.place}: a picture cannot be removed: {error.strerror or error}.") from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        part.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lienzo.errors import BlockedError, LienzoError, LogError, OutputError, StoreError
-from lienzo.pipeline.generate import Result, Step, finished
+from lienzo.pipeline.generate import Result, Step, finished, resolve
 from lienzo.provenance.energy import Spent
 from lienzo.provenance.marking import Marked
 from lienzo.provenance.settings import Settings
@@ -73,13 +73,17 @@ class Models:
         """
         key = model, loras
         if key not in self._loaded:
-            while len(self._loaded) >= self._service.cached:
-                self._loaded.popitem(last=False)
-                metrics.PUT_AWAY.inc()
+            self._make_room(self._service.cached - 1)
             with metrics.LOADED.labels(model).time():
-                self._loaded[key] = self._load(model, loras)
+                self._loaded[key] = self._load(model, loras)  # which may have loaded another one on the way
         self._loaded.move_to_end(key)
+        self._make_room(self._service.cached)
         return self._loaded[key]
+
+    def _make_room(self, most: int) -> None:
+        while len(self._loaded) > most:
+            self._loaded.popitem(last=False)
+            metrics.PUT_AWAY.inc()
 
     def _load(self, model: str, loras: tuple[tuple[str, float], ...]) -> "Bundle":
         if not loras:
@@ -165,6 +169,8 @@ class Worker:
     def _make(self, jobs: Sequence[Job]) -> None:
         requests = [self.pictures.filled(self.queue.request(job), job.tenant) for job in jobs]
         bundle = self.models.get(jobs[0].model, jobs[0].loras)
+        for request in requests:
+            self.service.check(resolve(bundle, request))  # what was left to the model is known only now
         house = self._house(jobs[0].tenant)
         house.marking = 0.0
         stages = metrics.Stages(len(jobs))
@@ -303,9 +309,8 @@ def main() -> None:
         worker.woken.set()
 
     signal.signal(signal.SIGTERM, drain)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the keeper tells its workers what to do
+    # Ctrl-C reaches the whole group; the keeper tells its workers what to do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_listen, args=(worker,), daemon=True).start()
     worker.run()
     tracing.stop()

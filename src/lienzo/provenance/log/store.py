@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from lienzo.errors import InputError, LienzoError, LogError, MissingExtraError, ProofError
-from lienzo.provenance.database import durable, make_file
+from lienzo.provenance.database import durable, make_file, write_ahead
 from lienzo.provenance.log import merkle
 from lienzo.provenance.log.audit import Advance, Audit, Replay
 from lienzo.provenance.log.checkpoint import Checkpoint, NoteKey, check_name, open_checkpoint
@@ -536,8 +536,7 @@ def _sqlite(path: Path, *, create: bool) -> sa.Engine:
         connection = sqlite3.connect(address, uri=True, timeout=WAIT, isolation_level=None, check_same_thread=False)
         connection.text_factory = lambda data: data.decode(errors="replace")  # what is no text is not what was logged
         if create:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")  # WAL with NORMAL may lose what was acknowledged
+            write_ahead(connection)
         return connection
 
     engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.QueuePool)

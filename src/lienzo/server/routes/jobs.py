@@ -59,11 +59,13 @@ class JobList(BaseModel):
     next: str | None = Field(description="Give as `before` to see earlier ones.")
 
 
-def document(desk: Desk, job: Job, *, with_request: bool = False) -> JobDocument:
+def document(desk: Desk, job: Job, caller: Caller, *, with_request: bool = False) -> JobDocument:
+    """As a caller sees it: of another tenant's job not what was asked for, nor what was said of that."""
+
     def at(seconds: float | None) -> datetime | None:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
-    done = job.state == "done"
+    done, own = job.state == "done", job.tenant == caller.tenant
     return JobDocument(
         id=job.id,
         state=job.state,
@@ -81,9 +83,9 @@ def document(desk: Desk, job: Job, *, with_request: bool = False) -> JobDocument
         seconds_left=job.seconds_left,
         image=f"/v1/images/{job.id}" if done else None,
         receipt=f"/v1/images/{job.id}/receipt" if done else None,
-        warnings=job.warnings,
-        problem=job.problem,
-        request=json.loads(desk.queue.request(job).canonical) if with_request else None,
+        warnings=job.warnings if own else (),
+        problem=job.problem if own else None,
+        request=json.loads(desk.queue.request(job).canonical) if own and with_request else None,
     )
 
 
@@ -142,7 +144,7 @@ def create(
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if not is_new:
         response.headers["Idempotent-Replayed"] = "true"
-    return document(at, job)
+    return document(at, job, caller)
 
 
 @router.get("/jobs")
@@ -154,14 +156,14 @@ def latest(
 ) -> JobList:
     """Your latest jobs first, without what was asked for."""
     jobs = at.queue.latest(at.whose(caller), before=before, limit=limit)
-    return JobList(jobs=[document(at, job) for job in jobs], next=jobs[-1].id if len(jobs) == limit else None)
+    return JobList(jobs=[document(at, job, caller) for job in jobs], next=jobs[-1].id if len(jobs) == limit else None)
 
 
 @router.get("/jobs/{id}")
 def get(at: At, caller: Reader, id: str) -> JobDocument:
     """A job, with what was asked for: send that again, and the same picture comes."""
     job = at.queue.get(id, at.whose(caller))
-    return document(at, job, with_request=job.tenant == caller.tenant)
+    return document(at, job, caller, with_request=True)
 
 
 @router.delete("/jobs/{id}")
@@ -170,7 +172,7 @@ def cancel(at: At, caller: Canceller, id: str) -> JobDocument:
     job = at.queue.get(id, at.whose(caller))
     if job.is_open and job.tenant != caller.tenant:
         at.gate.audit.record(caller, "jobs.cancel", f"job:{id}")
-    return document(at, at.queue.cancel(id))
+    return document(at, at.queue.cancel(id), caller)
 
 
 @router.get("/jobs/{id}/events", response_class=EventSourceResponse)
@@ -178,21 +180,21 @@ async def events(at: At, caller: Reader, id: str) -> EventSourceResponse:
     """Server-sent events: `progress` with the job as JSON at each change, `preview` with a small PNG in base64, `end` with the
     job when nothing more will change."""
     first = await to_thread.run_sync(at.queue.get, id, at.whose(caller))
-    return EventSourceResponse(_watched(at, first, with_previews=first.tenant == caller.tenant), ping=15)
+    return EventSourceResponse(_watched(at, first, caller), ping=15)
 
 
-async def _watched(at: Desk, job: Job, *, with_previews: bool) -> AsyncIterator[dict[str, str]]:
+async def _watched(at: Desk, job: Job, caller: Caller) -> AsyncIterator[dict[str, str]]:
     told: str | None = None
     preview: bytes | None = None
     while True:
-        known = (await to_thread.run_sync(document, at, job)).model_dump_json()
+        known = (await to_thread.run_sync(document, at, job, caller)).model_dump_json()
         if not job.is_open:
             yield {"event": "end", "data": known}
             return
         if known != told:
             told = known
             yield {"event": "progress", "data": known}
-        if with_previews and job.preview is not None and job.preview != preview:
+        if job.tenant == caller.tenant and job.preview is not None and job.preview != preview:
             preview = job.preview
             yield {"event": "preview", "data": base64.b64encode(preview).decode()}
         await sleep(LOOK)
