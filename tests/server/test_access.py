@@ -318,3 +318,14 @@ def test_threads_share_a_keyring(house: Access, ada: str) -> None:
     for thread in threads:
         thread.join()
     assert found == [house.keys.caller(ada)] * 100
+
+
+def test_keys_that_let_nobody_in_do_not_count(one: Keyring, clock: Clock) -> None:
+    """Else whoever revoked the last one would be told no first one any more."""
+    assert one.usable == 0
+    _, soon = one.add("soon", tenant="acme", role="user", by=ADMIN, expires=10)
+    _, revoked = one.add("revoked", tenant="acme", role="user", by=ADMIN)
+    assert one.usable == 2
+    one.revoke(revoked.id, by=ADMIN)
+    clock.now += 11
+    assert one.usable == 0 and soon.expires is not None

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lienzo.errors import ConfigError, ModelNotFoundError
+from lienzo.server.app import check
+from lienzo.server.settings import Service
 from server.conftest import SMALL, Served
 
 
@@ -97,6 +100,14 @@ def test_an_idempotency_key_is_for_the_whole_request(served: Served) -> None:
         again = client.post("/v1/jobs", json=body, headers=key)
         other = client.post("/v1/jobs", params={"priority": 3}, json=body, headers=key)
     assert (first.status_code, again.json()["id"], other.status_code) == (202, first.json()["id"], 422)
+
+
+def test_what_cannot_be_served_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelNotFoundError, match="/nowhere"):
+        check(Service(models=("a=/nowhere",)))
+    monkeypatch.setenv("LIENZO_MARK", "off")
+    with pytest.raises(ConfigError, match="serves marked pictures alone"):
+        check(Service())
 
 
 def test_another_sites_name_does_not_lead_here(served: Served) -> None:

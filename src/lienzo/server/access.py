@@ -237,6 +237,12 @@ class Keyring:
         with self._database.reading() as connection:
             return [_record(row) for row in connection.execute(asked).mappings()]
 
+    @property
+    def usable(self) -> int:
+        """Keys that let somebody in: neither revoked nor expired."""
+        now = self._now()
+        return sum(one.revoked is None and (one.expires is None or one.expires > now) for one in self.list())
+
     def revoke(self, key_id: str, *, by: Caller) -> KeyRecord:
         """Let a key in no more, from the next request on. Doing it again changes nothing.
 

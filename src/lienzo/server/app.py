@@ -28,6 +28,7 @@ from lienzo.server.pictures import Pictures
 from lienzo.server.problems import MEDIA_TYPE, PROBLEM, kind, problem, problem_of
 from lienzo.server.routes import a1111, images, jobs, models, openai, operate, verify
 from lienzo.server.settings import Service
+from lienzo.weights import open_model
 
 LOG = logging.getLogger("lienzo.server")
 HEADERS = {
@@ -218,10 +219,13 @@ def _missing(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
 
 
 def check(service: Service) -> None:
-    """Whether what leaves would be marked.
+    """Whether there is something to serve, and whether it would be marked.
 
     Raises:
         ConfigError: marks are switched off.
+        WeightsError: a model that is not there, or damaged.
     """
+    for source in service.sources.values():
+        open_model(source)
     if Settings.read().mark == "off":
         raise ConfigError("mark: got 'off'; the service serves marked pictures alone. Set it to credentials or full.")

@@ -37,8 +37,8 @@ class Gate:
         return cls(access, Rates(service.rate), Quotas(database, audit, service.quota), audit)
 
     def first_key(self) -> str | None:
-        """A key for whoever starts the service the first time; None: there are keys, or none is needed."""
-        if self._access.open_to is not None or self._access.tokens is not None or self._access.keys.list():
+        """A key for whoever starts a service that nobody could use; None: somebody has a key, or none is needed."""
+        if self._access.open_to is not None or self._access.tokens is not None or self._access.keys.usable:
             return None
         key, _ = self._access.keys.add(FIRST, tenant=LOCAL.tenant, role="admin", by=LOCAL, expires=YEAR)
         return key

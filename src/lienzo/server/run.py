@@ -26,7 +26,7 @@ def run(service: Service, tell: Callable[[str], None]) -> None:
         listening = socket.create_server((service.host, service.port), backlog=128)
     except OSError as error:
         raise ConfigError(
-            f"{service.host}:{service.port} cannot be listened at: {error.strerror}. Give another --host or --port."
+            f"{service.host}:{service.port} cannot be listened at: {str(error.strerror).partition(' (while')[0]}. Give another --host or --port."
         ) from None
     app = create_app(service)
     host, port = listening.getsockname()[:2]
