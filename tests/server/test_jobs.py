@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from lienzo.errors import BusyError, RecordError, RequestError
 from lienzo.pipeline.request import Request
-from lienzo.server.jobs import Job, Limits, Queue
+from lienzo.server.jobs import Job, Limits, Queue, new_id
 
 CIRCLE = Request("a canary in a red circle", seed=7, width=64, height=64)
 
@@ -156,6 +156,21 @@ def test_what_kills_its_workers_is_poison(queue: Queue, clock: Clock) -> None:
     assert ended.state == "failed" and ended.problem is not None and ended.problem["type"].endswith("poison")
 
 
+def test_a_fault_of_the_services_own_puts_a_job_off(queue: Queue, clock: Clock) -> None:
+    job = put(queue)
+    for fault in range(1, 12):
+        (held,) = queue.claim("w")
+        assert (held.attempt, held.faults) == (fault, fault - 1)
+        queue.put_off(held)
+        clock.now += min(300, 2**fault) - 0.1
+        assert queue.claim("w") == []
+        clock.now += 0.2
+    (held,) = queue.claim("w")
+    queue.put_off(held)
+    ended = queue.get(job.id)
+    assert ended.state == "failed" and ended.problem is not None and ended.problem["type"].endswith("faults")
+
+
 def test_cancelled_jobs_stop(queue: Queue) -> None:
     waiting, running = put(queue), put(queue, priority=1)
     (held,) = queue.claim("w")
@@ -220,6 +235,31 @@ def test_alike_jobs_are_claimed_together(queue: Queue) -> None:
     second = put(queue)
     assert [job.id for job in queue.claim("w", most=8)] == [first.id, second.id]
     assert [job.id for job in queue.claim("w", most=8)] == [large.id]
+
+
+def test_who_was_begun_before_is_made_alone(queue: Queue) -> None:
+    jobs = [put(queue).id for _ in range(3)]
+    queue.release(queue.claim("w", most=2))
+    claimed = [[job.id for job in queue.claim("w", most=8)] for _ in range(3)]
+    assert sorted(claimed) == sorted([job] for job in jobs)
+
+
+def test_sealed_requests_of_no_job_are_swept(queue: Queue, clock: Clock) -> None:
+    job = put(queue)
+    orphan = new_id(clock.now)
+    queue.prompts.put(orphan, "ana", CIRCLE.canonical, b"")
+    assert queue.sweep(clock.now - 1) == 0
+    clock.now += 100
+    young = new_id(clock.now)
+    queue.prompts.put(young, "ana", CIRCLE.canonical, b"")
+    assert queue.sweep(clock.now - 1) == 1
+    assert {record for record, _ in queue.prompts.records()} == {job.id, young}
+
+
+@pytest.mark.parametrize("id_", ["", "\0", "../x", "é", "f" * 65])
+def test_there_is_no_job_of_such_a_name(queue: Queue, id_: str) -> None:
+    with pytest.raises(RecordError):
+        queue.get(id_)
 
 
 def test_what_is_forgotten_is_gone(queue: Queue, clock: Clock) -> None:

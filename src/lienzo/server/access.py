@@ -82,6 +82,11 @@ class Caller:
     role: Role
     permissions: frozenset[Permission]
 
+    @property
+    def identity(self) -> str:
+        """Unlike every other caller's."""
+        return f"{self.tenant} {self.name}"
+
     def may(self, permission: Permission) -> bool:
         return permission in self.permissions
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
@@ -38,6 +39,10 @@ HEADERS = {
     b"cross-origin-resource-policy": b"same-origin",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
+MOST = 500
+"""Requests that are answered at once, streams among them."""
+PATIENCE = 30.0
+"""Seconds that a request's next piece may take."""
 OWN_SITE = ("same-origin", "none")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 REF = "#/components/schemas/"
@@ -149,7 +154,7 @@ class TooLargeError(HTTPException):
 
 
 class Outside:
-    """Around the application: counts what comes in, adds headers to what goes out, measures how long it took; answers where
+    """Around the application: bounds what comes in and how long it takes, adds headers to what goes out, measures how long it took; answers where
     the application failed. Starlette would answer outside of this, and raise again, for the server to log the error's words.
 
     Args:
@@ -160,6 +165,7 @@ class Outside:
 
     def __init__(self, app: ASGIApp, most: int, hosts: Collection[str] | None = None) -> None:
         self._app, self._most, self._hosts = app, most, hosts
+        self._answering = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -171,12 +177,17 @@ class Outside:
             await self._serve(scope, receive, send, told)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, told: tracing.Answered) -> None:
-        begun, got = time.perf_counter(), 0
+        begun, got, is_whole = time.perf_counter(), 0, False
 
         async def counted() -> Message:
-            nonlocal got
-            message = await receive()
+            nonlocal got, is_whole
+            try:
+                with anyio.fail_after(None if is_whole else PATIENCE):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"Nothing more of the request came for {PATIENCE:g} s.") from None
             got += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             if got > self._most:
                 raise TooLargeError(413, f"The request is larger than {self._most:,} bytes, which is the most here.")
             return message
@@ -188,6 +199,7 @@ class Outside:
                 metrics.http(told.route, scope["method"], message["status"], time.perf_counter() - begun)
             await send(message)
 
+        self._answering += 1
         try:
             refusal = self._refusal(scope)
             await (self._app if refusal is None else _answer(refusal))(scope, counted, answered)
@@ -198,10 +210,14 @@ class Outside:
             if told.status is not None:
                 raise ConnectionAbortedError("an answer that had begun") from None
             await _answer(problem_of(error))(scope, receive, answered)
+        finally:
+            self._answering -= 1
 
     def _refusal(self, scope: Scope) -> dict[str, Any] | None:
         """Who is led here by another site's name, or asks on behalf of another site's page, which may not act for a user's browser:
         browsers say so of themselves, and a page cannot keep them from it."""
+        if self._answering > MOST:
+            return problem(503, f"{MOST} requests are being answered, and no more may. Try again later.", kind="busy")
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self._hosts is not None and re.sub(r":\d+$", "", host) not in self._hosts:

@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from anyio import sleep, to_thread
+from anyio import to_thread
 from fastapi import Request as HttpRequest
 from starlette.exceptions import HTTPException
 
@@ -17,8 +17,6 @@ from lienzo.server.desk import Desk
 from lienzo.server.jobs import Job
 from lienzo.server.problems import problem
 
-LOOK: Final = 0.1
-"""Seconds between looks at a job that somebody waits for."""
 GONE: Final = 499
 """The caller has closed the connection; nobody reads the answer."""
 
@@ -61,8 +59,10 @@ def submit(desk: Desk, caller: Caller, requests: Sequence[Request], **how: Any) 
 
     Raises:
         ForbiddenError: a caller who may see no pictures.
+        BusyError: one who waits for as many as one may.
     """
     caller.require("images:read")
+    desk.keeper.changes.check_room(caller.identity)
     jobs: list[Job] = []
     try:
         for request in requests:
@@ -81,6 +81,7 @@ def cancel(desk: Desk, jobs: Sequence[Job]) -> None:
 async def ended(
     desk: Desk,
     http: HttpRequest,
+    caller: Caller,
     jobs: Sequence[Job],
     *,
     enough: Callable[[Job], bool] = lambda job: job.state == "done",
@@ -92,16 +93,20 @@ async def ended(
         Those that have ended: all, or up to the first that was not enough.
 
     Raises:
-        HTTPException: the caller has gone.
+        HTTPException: the caller has gone, or the service stops before a job was begun.
     """
     known = []
     for i, job in enumerate(jobs):
-        while job.is_open:
-            if await http.is_disconnected():
-                await to_thread.run_sync(cancel, desk, jobs[i:])
-                raise HTTPException(GONE, "The caller has gone; what it waited for is cancelled.")
-            await sleep(LOOK)
-            job = await to_thread.run_sync(desk.queue.get, job.id)
+        with desk.keeper.changes.watching(job.id, caller.identity) as changed:
+            while job.is_open:
+                if await http.is_disconnected():
+                    await to_thread.run_sync(cancel, desk, jobs[i:])
+                    raise HTTPException(GONE, "The caller has gone; what it waited for is cancelled.")
+                if job.state == "queued" and desk.keeper.stopping.is_set():
+                    await to_thread.run_sync(cancel, desk, jobs[i:])
+                    raise HTTPException(503, "The service is being restarted. Ask again.", {"Retry-After": "5"})
+                await changed()
+                job = await to_thread.run_sync(desk.queue.get, job.id)
         known.append(job)
         if not enough(job):
             await to_thread.run_sync(cancel, desk, jobs[i + 1 :])

@@ -1,11 +1,15 @@
 """What every route needs: the settings, the queue, the pictures, and who calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import Depends
 from fastapi import Request as HttpRequest
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
 
 from lienzo.errors import RequestError, nearest
 from lienzo.pipeline.request import InputImage, Request
@@ -89,14 +93,35 @@ def desk(request: HttpRequest) -> Desk:
 At = Annotated[Desk, Depends(desk)]
 
 
-def allowed(*permissions: Permission) -> Callable[..., Caller]:
-    """A dependency: the caller, if it has one of the permissions."""
+@dataclass(frozen=True)
+class Allowed:
+    """A dependency: the caller, who has one of the permissions. `Route` has seen to that."""
 
-    def check(request: HttpRequest, at: At) -> Caller:
-        address = None if request.client is None else request.client.host
-        return at.gate.admit(request.headers, request.cookies, *permissions, address=address)
+    permissions: tuple[Permission, ...]
 
-    return check
+    def __call__(self, request: HttpRequest) -> Caller:
+        return request.state.caller  # type: ignore[no-any-return]
+
+
+def allowed(*permissions: Permission) -> Allowed:
+    return Allowed(permissions)
+
+
+class Route(APIRoute):
+    """Lets in who may, before anything of the body is read: FastAPI would first read all of it."""
+
+    def get_route_handler(self) -> Callable[[HttpRequest], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        asked = [one.call for one in self.dependant.dependencies if isinstance(one.call, Allowed)]
+
+        async def admitted(http: HttpRequest) -> Response:
+            for one in asked:
+                address = None if http.client is None else http.client.host
+                admit = partial(desk(http).gate.admit, http.headers, http.cookies, *one.permissions, address=address)
+                http.state.caller = await to_thread.run_sync(admit)
+            return await handle(http)
+
+        return admitted
 
 
 async def body(request: HttpRequest) -> bytes:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Self
 
+from lienzo.errors import CallerError
 from lienzo.provenance.database import Database
 from lienzo.server.access import ANONYMOUS, LOCAL, Access, Caller, Permission
 from lienzo.server.audit import Audit
@@ -61,13 +62,18 @@ class Gate:
             ForbiddenError: somebody who may not.
             LimitError: too many requests.
         """
-        caller = self._access.authenticate(headers, cookies, anonymous="verify" in permissions)
+        try:
+            caller = self._access.authenticate(headers, cookies, anonymous="verify" in permissions)
+        except CallerError:
+            if address is not None:  # keys that are tried out
+                self._rates.take(f"unknown {network(address)}")
+            raise
         held = [permission for permission in permissions if caller.may(permission)]
         caller.require((held or permissions)[0])
         if caller == ANONYMOUS and address is not None:
             self._rates.take(network(address))
         elif caller != LOCAL:
-            self._rates.take(f"{caller.tenant} {caller.name}")
+            self._rates.take(caller.identity)
         return caller
 
     def charge(self, connection: "Connection", caller: Caller) -> None:

@@ -5,13 +5,15 @@ while the job is running under that number. So a worker that was thought dead, o
 
     queued -> running -> done | failed | blocked
        |         |
-       |         +-> queued: its worker died, or a fault that may pass; after `attempts` of them: failed
+       |         +-> queued: its worker died; after `attempts` of them: failed
+       |         +-> queued, for later: the disk is full, or a database away; after `faults` of them: failed
        +---------+-> cancelled | expired
 """
 
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,13 +31,23 @@ from lienzo.server.schema import opened, tables
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+IDS: Final = re.compile("[0-9a-f]{1,64}")
+IDLE: Final = {"worker": None, "lease": None, "preview": None, "step": 0}
+"""Of a job that no worker holds."""
 State = Literal["queued", "running", "done", "failed", "blocked", "cancelled", "expired"]
 OPEN: Final = ("queued", "running")
 POISON: Final = {
     "type": "urn:lienzo:problem:poison",
     "title": "Its workers died",
-    "detail": "It was begun several times, and its worker died or met a fault each time. It is not begun again.",
+    "detail": "It was begun several times, and its worker died or ran out of memory each time. It is not begun again.",
 }
+FAULTY: Final = {
+    "type": "urn:lienzo:problem:faults",
+    "title": "The service could not keep it",
+    "detail": "It was begun several times, and each time the service's store or database failed. Ask again later.",
+}
+LATEST: Final = 300.0
+"""Seconds that a job waits at most after a fault; at first 2, then twice as long every time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +64,7 @@ class Job:
     deadline: float | None
     state: State
     attempt: int
+    faults: int
     worker: str | None
     started: float | None
     finished: float | None
@@ -94,13 +107,15 @@ class Limits:
     Attributes:
         max_queued: jobs that may wait; max_queued_each: of one tenant.
         lease: seconds without a sign of life after which a job is taken from its worker.
-        attempts: how often a job is begun before it counts as poison.
+        attempts: how often a job is begun before it counts as poison; faults: and how often more, where the service's own store
+            or database failed.
     """
 
     max_queued: int = 1000
     max_queued_each: int = 100
     lease: float = 30.0
     attempts: int = 3
+    faults: int = 12
 
 
 class Queue:
@@ -218,8 +233,10 @@ class Queue:
         from sqlalchemy import select
 
         jobs = tables().tables["jobs"]
-        with self.database.reading() as connection:
-            row = connection.execute(select(jobs).where(jobs.c.id == id_)).mappings().one_or_none()
+        row = None
+        if IDS.fullmatch(id_):  # PostgreSQL takes no NUL
+            with self.database.reading() as connection:
+                row = connection.execute(select(jobs).where(jobs.c.id == id_)).mappings().one_or_none()
         if row is None or tenant not in (None, row["tenant"]):
             raise RecordError("There is no such job: never, or not kept any longer.")
         return Job.of(row)
@@ -289,12 +306,13 @@ class Queue:
         """Take the job whose turn it is, with up to `most - 1` that can be made together with it.
 
         Turns go to the tenant that has fewest jobs running, then to the one that was served least recently; within a tenant
-        by priority, then by age.
+        by priority, then by age. A job that was begun before is made alone: others shall not share its fate again.
         """
-        from sqlalchemy import func, select, update
+        from sqlalchemy import func, or_, select, update
 
         jobs, tenants = tables().tables["jobs"], tables().tables["tenants"]
         now = self._clock()
+        ready = (jobs.c.state == "queued") & or_(jobs.c.due.is_(None), jobs.c.due <= now)
         with self._tidied(now) as connection:
             busy = (
                 select(jobs.c.tenant, func.count().label("running"))
@@ -307,7 +325,7 @@ class Queue:
                     select(jobs)
                     .outerjoin(busy, busy.c.tenant == jobs.c.tenant)
                     .outerjoin(tenants, tenants.c.tenant == jobs.c.tenant)
-                    .where(jobs.c.state == "queued")
+                    .where(ready)
                     .order_by(
                         func.coalesce(busy.c.running, 0),
                         func.coalesce(tenants.c.served, 0),
@@ -323,8 +341,8 @@ class Queue:
                 return []
             alike = [jobs.c[name] == first[name] for name in ("tenant", "model", "loras", "shape")]
             chosen = [first["id"]]
-            if most > 1:
-                others = select(jobs.c.id).where(jobs.c.state == "queued", jobs.c.id != first["id"], *alike)
+            if most > 1 and first["attempt"] == 0:
+                others = select(jobs.c.id).where(ready, jobs.c.attempt == 0, jobs.c.id != first["id"], *alike)
                 ranked = others.order_by(jobs.c.priority.desc(), jobs.c.created).limit(most - 1)
                 chosen += connection.execute(ranked).scalars().all()
             values = {
@@ -356,6 +374,15 @@ class Queue:
         known = {name: value for name, value in told.items() if value is not None}
         return self._change(job.id, job.attempt, {"lease": now + self.limits.lease, **known})
 
+    def holds(self, job: Job) -> bool:
+        """Whether the job is still this worker's; says nothing, so takes no flush of the disk."""
+        from sqlalchemy import select
+
+        jobs = tables().tables["jobs"]
+        same = (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt) & (jobs.c.state == "running")
+        with self.database.reading() as connection:
+            return connection.execute(select(jobs.c.id).where(same)).one_or_none() is not None
+
     def finish(
         self,
         job: Job,
@@ -383,7 +410,7 @@ class Queue:
         return self._change(job.id, job.attempt, ended)
 
     def release(self, jobs_of: str | Iterable[Job]) -> None:
-        """Give jobs back after a fault, to be begun anew: those given, or all that a worker holds."""
+        """Give jobs back, to be begun anew: those given, or all that a worker holds."""
         from sqlalchemy import update
 
         jobs = tables().tables["jobs"]
@@ -398,6 +425,15 @@ class Queue:
                     connection.execute(update(jobs).where(same).values(lease=0.0))
         with self._tidied(self._clock()):
             pass
+
+    def put_off(self, job: Job) -> None:
+        """Give a job back after a fault of the service's own. It waits, longer every time, and after `faults` of them has failed."""
+        now = self._clock()
+        if job.faults + 1 >= self.limits.faults:
+            ended = {"state": "failed", "problem": json.dumps(FAULTY), "finished": now}
+        else:
+            ended = {"state": "queued", "due": now + min(LATEST, 2.0 ** (job.faults + 1))}
+        self._change(job.id, job.attempt, {**ended, **IDLE, "faults": job.faults + 1})
 
     def workers(self) -> list[str]:
         """Who holds jobs."""
@@ -428,6 +464,23 @@ class Queue:
             connection.execute(delete(inputs).where(inputs.c.job == job.id))
             connection.execute(delete(jobs).where(jobs.c.id == job.id))
         self.prompts.erase(job.id)
+
+    def sweep(self, before: float) -> int:
+        """Erase sealed requests of no job, which a process left that died between the two; younger ones may still get theirs.
+
+        Returns:
+            How many.
+        """
+        from sqlalchemy import select
+
+        jobs = tables().tables["jobs"]
+        sealed = [record for record, _ in self.prompts.records() if record < new_id(before)[:12]]
+        with self.database.reading() as connection:
+            known = set(connection.execute(select(jobs.c.id)).scalars())
+        orphans = [record for record in sealed if record not in known]
+        for record in orphans:
+            self.prompts.erase(record)
+        return len(orphans)
 
     def close(self) -> None:
         self.prompts.close()
@@ -463,10 +516,10 @@ class Queue:
 
         jobs = tables().tables["jobs"]
         lost = (jobs.c.state == "running") & (jobs.c.lease < now)
-        idle = {"worker": None, "lease": None, "preview": None, "step": 0}
-        poisoned = {"state": "failed", "finished": now, "problem": json.dumps(POISON), **idle}
-        poison = connection.execute(update(jobs).where(lost, jobs.c.attempt >= self.limits.attempts).values(poisoned))
-        connection.execute(update(jobs).where(lost).values(state="queued", **idle))
+        poisoned = {"state": "failed", "finished": now, "problem": json.dumps(POISON), **IDLE}
+        deadly = jobs.c.attempt - jobs.c.faults >= self.limits.attempts
+        poison = connection.execute(update(jobs).where(lost, deadly).values(poisoned))
+        connection.execute(update(jobs).where(lost).values(state="queued", **IDLE))
         late = (jobs.c.state == "queued") & (jobs.c.deadline < now)
         expired = connection.execute(update(jobs).where(late).values(state="expired", finished=now))
         return {"failed": poison.rowcount, "expired": expired.rowcount}

@@ -1,4 +1,4 @@
-"""The keeper: starts the workers, starts those anew that died, gives back what they held, and removes what is kept no longer."""
+"""The keeper: starts the workers, starts those anew that died or hang, gives back what they held, and removes what is kept no longer."""
 
 import contextlib
 import json
@@ -18,6 +18,7 @@ from lienzo.server import metrics
 from lienzo.server.jobs import Queue
 from lienzo.server.pictures import Pictures
 from lienzo.server.settings import Service
+from lienzo.server.watching import Changes
 
 LOOK = 0.2
 """Seconds between looks at the workers."""
@@ -25,6 +26,8 @@ PATIENCE = 30.0
 """Seconds up to which a worker that keeps dying waits for its next start."""
 CLEANING = 600.0
 """Seconds between looks for what is kept no longer."""
+ORPHANED = 3600.0
+"""Seconds after which a sealed request without a job is nobody's."""
 
 
 @dataclass
@@ -32,6 +35,7 @@ class _Kept:
     place: str
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
+    seen: float = 0.0  # when it last said that it got on
     deaths: int = field(default=0)
 
     @property
@@ -45,7 +49,8 @@ class Keeper:
     def __init__(self, service: Service, queue: Queue, pictures: Pictures) -> None:
         self._service, self._queue, self._pictures = service, queue, pictures
         self._kept = [_Kept(f"worker-{place}") for place in range(service.workers)]
-        self._stopping = threading.Event()
+        self.changes = Changes()
+        self.stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
     def start(self) -> None:
@@ -54,7 +59,7 @@ class Keeper:
     @property
     def alive(self) -> int:
         """Workers that run."""
-        return sum(kept.process is not None and kept.process.poll() is None for kept in self._kept)
+        return sum(map(_runs, self._kept))
 
     def wake(self) -> None:
         """Tell the workers that there is something to do; they would find it by themselves a little later."""
@@ -64,24 +69,26 @@ class Keeper:
                 with contextlib.suppress(OSError, ValueError):  # it died; its successor looks by itself
                     os.write(process.stdin.fileno(), b"\n")
 
-    def drain(self, timeout: float | None = None) -> None:
-        """Let every worker finish what it holds, and stop."""
-        self._stopping.set()
+    def stop(self) -> None:
+        """Tell every worker to finish what it holds, and take nothing more."""
+        self.stopping.set()
+        for kept in self._kept:
+            if kept.process is not None:
+                kept.process.send_signal(signal.SIGTERM)
+
+    def drain(self) -> None:
+        """Stop, and wait until all workers have ended."""
+        self.stopping.set()
         self._thread.join()
-        running = [kept.process for kept in self._kept if kept.process is not None]
-        for process in running:
-            process.send_signal(signal.SIGTERM)
-        until = None if timeout is None else time.monotonic() + timeout
-        for process in running:
-            try:
-                process.wait(None if until is None else max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()  # what it held is begun anew at the next start
-                process.wait()
+        self.stop()  # nobody starts others any more
+        while self.alive:
+            for kept in self._kept:
+                self._kill_if_hung(kept)  # what it held is begun anew at the next start
+            time.sleep(LOOK / 4)
 
     def _run(self) -> None:
         cleaned = 0.0
-        while not self._stopping.wait(LOOK):
+        while not self.stopping.wait(LOOK):
             turns: list[Callable[[], None]] = [self._give_back_of_the_dead]
             turns += [partial(self._look_at, kept) for kept in self._kept]
             if time.monotonic() - cleaned > CLEANING:
@@ -102,19 +109,34 @@ class Keeper:
             kept.deaths = kept.deaths + 1 if time.monotonic() - kept.started < PATIENCE else 0
             kept.process = None
             metrics.forget_memory(kept.place)
+        self._kill_if_hung(kept)
         if kept.process is None and time.monotonic() >= kept.next_start:
-            kept.started = time.monotonic()
+            kept.started = kept.seen = time.monotonic()
             kept.process = subprocess.Popen(
                 [sys.executable, "-m", "lienzo.server.worker"],
                 env={**os.environ, metrics.PLACE: kept.place},
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
             )
             assert kept.process.stdin is not None
+            threading.Thread(target=self._listen, args=(kept, kept.process), daemon=True).start()
             with contextlib.suppress(BrokenPipeError):
                 kept.process.stdin.write(json.dumps(asdict(self._service)).encode() + b"\n")
                 kept.process.stdin.flush()
             metrics.WORKERS_STARTED.inc()
+
+    def _listen(self, kept: _Kept, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            kept.seen = time.monotonic()
+            if job := line.decode().strip():
+                self.changes.tell(job)
+
+    def _kill_if_hung(self, kept: _Kept) -> None:
+        if _runs(kept) and time.monotonic() - kept.seen > self._service.stall:
+            assert kept.process is not None
+            print(f"A worker made no step for {self._service.stall:g} s; it is killed.", file=sys.stderr, flush=True)
+            kept.process.kill()
 
     def _give_back_of_the_dead(self) -> None:
         """Of this machine's workers; others' leases run out."""
@@ -131,6 +153,11 @@ class Keeper:
                 self._pictures.remove_all(job.id, job.attempt)
                 self._queue.forget(job)
         self._pictures.forget_inputs(before)
+        self._queue.sweep(time.time() - ORPHANED)
+
+
+def _runs(kept: _Kept) -> bool:
+    return kept.process is not None and kept.process.poll() is None
 
 
 def _lives(pid: int) -> bool:

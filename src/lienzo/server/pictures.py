@@ -3,13 +3,16 @@
 import hashlib
 import time
 
-from lienzo.errors import RecordError, RequestError
+from lienzo.errors import LimitError, RecordError, RequestError
 from lienzo.pipeline.request import InputImage, Request
 from lienzo.provenance.database import Database, insert_into
 from lienzo.provenance.examine import see
 from lienzo.server.schema import tables
 from lienzo.server.settings import Service
 from lienzo.server.store import Store
+
+DAY = 86_400
+"""Seconds."""
 
 
 class Pictures:
@@ -45,7 +48,9 @@ class Pictures:
 
         Raises:
             InputError: it cannot be read within bounds, or is too large.
+            LimitError: the tenant has added as many as it may in a day.
         """
+        self._check_inputs(tenant)
         picture = InputImage.of(see(data, most=self._service.max_pixels), data)
         name = f"inputs/{hashlib.sha256(tenant.encode()).hexdigest()[:16]}/{picture.sha256}"
         self._store.put(name, data)
@@ -56,6 +61,18 @@ class Pictures:
             again = {"created": row["created"]}
             connection.execute(added.on_conflict_do_update(index_elements=["tenant", "sha256"], set_=again))
         return picture
+
+    def _check_inputs(self, tenant: str) -> None:
+        from sqlalchemy import func, select
+
+        inputs = tables().tables["inputs"]
+        latest = (inputs.c.tenant == tenant) & (inputs.c.created > time.time() - DAY)
+        with self._database.reading() as connection:
+            count = connection.execute(select(func.count()).where(latest)).scalar_one()
+        if count >= self._service.max_inputs:
+            raise LimitError(
+                f"input pictures: {count:,} of yours came within a day, and no more may. Use those that are here.", 3600
+            )
 
     def input(self, tenant: str, sha256: str) -> InputImage:
         """An input picture, with its pixels.

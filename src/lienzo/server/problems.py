@@ -46,6 +46,7 @@ TITLES: Final = {
     403: "You may not",
     404: "There is no such thing",
     405: "Not with this method",
+    408: "Too slow",
     409: "Not as things are",
     413: "Too large",
     415: "Not in this format",

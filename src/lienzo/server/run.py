@@ -4,6 +4,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 
@@ -35,13 +36,22 @@ def run(service: Service, tell: Callable[[str], None]) -> None:
         tell(f"The first API key, an administrator's, shown this once: {key}")
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=30,
-        limit_concurrency=512, proxy_headers=service.proxy is not None, forwarded_allow_ips=service.proxy, timeout_keep_alive=15, h11_max_incomplete_event_size=65536,
+        limit_concurrency=1000, proxy_headers=service.proxy is not None, forwarded_allow_ips=service.proxy, timeout_keep_alive=15, h11_max_incomplete_event_size=65536,
     )  # fmt: skip
-    _Server(config).run(sockets=[listening])
+    _Server(config, app.state.desk.keeper.stop).run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
-    """Ends as a service does that was told to: with exit code 0. (uvicorn dies once more of the signal.)"""
+    """Ends as a service does that was told to: with exit code 0. (uvicorn dies once more of the signal.) What is told at once, the
+    workers finish while answers are still being sent."""
+
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stop()
+        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

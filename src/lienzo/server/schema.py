@@ -44,6 +44,8 @@ def tables() -> "MetaData":
         Column("deadline", Float),
         Column("state", Text, nullable=False),
         Column("attempt", Integer, nullable=False),  # counts claims: the fencing token
+        Column("faults", Integer, nullable=False, server_default="0"),  # of these, ended by what was not its own fault
+        Column("due", Float),  # it waits until then, after a fault
         Column("worker", Text),
         Column("lease", Float),
         Column("started", Float),
@@ -115,7 +117,7 @@ def tables() -> "MetaData":
     return metadata
 
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The latest step of `migrations/`."""
 
 

@@ -33,10 +33,12 @@ class Service(Config):
         device: that workers compute on; dtype: in what.
         batch: jobs that a worker takes at once, where they are alike. On the CPU that gains nothing.
         lease: seconds without a sign of life after which a worker's jobs are given to another.
-        attempts: how often a job is begun before it counts as poison.
+        attempts: how often a job is begun before it counts as poison; faults: and how often more, each time later, where store or
+            database failed.
+        stall: seconds without a step after which a worker is taken to hang, and killed.
         max_queued: jobs that may wait; max_queued_each: of one tenant.
         max_pixels, max_steps: of a request.
-        max_upload: bytes of a request's body.
+        max_upload: bytes of a request's body; max_inputs: input pictures that one tenant may add in a day.
         keep: days for which pictures, inputs and requests are kept.
         rate: requests a second that a caller may make over a minute; 0: any number.
         quota: pictures a day of one tenant; 0: any number.
@@ -65,11 +67,14 @@ class Service(Config):
     batch: int = 1
     lease: float = 30.0
     attempts: int = 3
+    faults: int = 12
+    stall: float = 600.0
     max_queued: int = 1000
     max_queued_each: int = 100
     max_pixels: int = 1 << 20
     max_steps: int = 150
     max_upload: int = 20_000_000
+    max_inputs: int = 1000
     keep: float = 30.0
     rate: float = 20.0
     quota: int = 0
@@ -89,8 +94,8 @@ class Service(Config):
                 "use 127.0.0.1, or leave --no-auth out."
             )
         for name, least in (
-            ("workers", 1), ("cached", 1), ("batch", 1), ("attempts", 1), ("max_queued", 1), ("max_queued_each", 1),
-            ("max_pixels", 64), ("max_steps", 1), ("max_upload", 1000), ("lease", 1), ("keep", 0), ("rate", 0), ("quota", 0),
+            ("workers", 1), ("cached", 1), ("batch", 1), ("attempts", 1), ("faults", 1), ("stall", 10), ("max_queued", 1), ("max_queued_each", 1),
+            ("max_pixels", 64), ("max_steps", 1), ("max_upload", 1000), ("max_inputs", 0), ("lease", 1), ("keep", 0), ("rate", 0), ("quota", 0),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: got {getattr(self, name)}; give {least} or more.")

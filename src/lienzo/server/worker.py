@@ -2,6 +2,7 @@
 
 Started by the keeper as `python -m lienzo.server.worker`, with the settings as JSON in its first line of stdin; each
 further line wakes it. When stdin ends, whoever started it is gone, and it stops at once; on SIGTERM it finishes what it holds first.
+Each line that it writes to stdout says that it got on: with a job's id, if something of that job has changed.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,8 +46,12 @@ PREVIEW_EVERY = 1.0
 """Seconds."""
 PREVIEW_UNTIL = 0.5
 """Of the steps: later ones would show a picture that is all but finished, and carries no mark."""
-FAULTS = (StoreError, OutputError, LogError, OSError, MemoryError, RuntimeError)
-"""What may pass: a disk that is full, a database that is away, memory that another takes. Tried again."""
+BEAT = 0.2
+"""Seconds between signs of life in the database, each of which is a flush of the disk."""
+AWAY = (StoreError, OutputError, LogError, OSError)
+"""Not the job's fault: a disk that is full, a database that is away. Tried again, later."""
+FAULTS = (*AWAY, MemoryError, RuntimeError)
+"""What may pass."""
 for _fault in FAULTS:  # from 0, so that the first one is seen as an increase
     metrics.FAULTS.labels(kind(_fault))
 
@@ -97,10 +102,11 @@ class Worker:
 
     Args:
         name: unlike every other worker's.
+        tell: told whenever it gets on: the id of a job of which something has changed, or nothing.
     """
 
-    def __init__(self, service: Service, name: str) -> None:
-        self.service, self.name = service, name
+    def __init__(self, service: Service, name: str, tell: Callable[[str], object]) -> None:
+        self.service, self.name, self.tell = service, name, tell
         self.queue = Queue(service.database_place, service.limits, on_end=metrics.ended)
         self.pictures = Pictures(service, self.queue.database)
         self.models = Models(service)
@@ -110,6 +116,7 @@ class Worker:
 
     def run(self) -> None:
         while not self.draining.is_set():
+            self.tell("")
             try:
                 jobs = self.queue.claim(self.name, most=self.service.batch)
             except StoreError as error:
@@ -137,6 +144,8 @@ class Worker:
         """Make the pictures of jobs that were claimed together."""
         with self._beating(jobs):
             self._try(jobs)
+        for job in jobs:
+            self.tell(job.id)
 
     def _try(self, jobs: Sequence[Job]) -> None:
         try:
@@ -156,7 +165,7 @@ class Worker:
             metrics.FAULTS.labels(reason).inc(len(jobs))
             for job in jobs:
                 trace(job, error=reason)
-            self._give_back(jobs)
+            self._give_back(jobs, isinstance(error, AWAY))
         except LienzoError as error:
             if len(jobs) > 1:
                 for job in jobs:
@@ -174,24 +183,32 @@ class Worker:
         house = self._house(jobs[0].tenant)
         house.marking = 0.0
         stages = metrics.Stages(len(jobs))
-        held, next_preview = list(jobs), 0.0
+        held, next_preview, next_beat = list(jobs), 0.0, 0.0
 
         def tell(step: Step) -> None:
-            nonlocal held, next_preview
+            nonlocal held, next_preview, next_beat
             stages.step()
+            self.tell("")
             metrics.measure_memory()
             previews: Sequence[bytes | None] = [None] * len(jobs)
             begun = time.monotonic()
             # What a check may still refuse is not shown.
-            if not house.checks and step.index < PREVIEW_UNTIL * step.of and begun > next_preview:
+            is_early = step.index < PREVIEW_UNTIL * step.of
+            if not house.checks and is_early and begun > max(next_preview, next_beat):
                 previews = list(small(step))
                 next_preview = max(begun + PREVIEW_EVERY, begun + 20 * (time.monotonic() - begun))
-            told = zip(jobs, previews, strict=True)
-            held = [
-                job
-                for job, preview in told
-                if job in held and self.queue.beat(job, step=step.index, sigma=step.sigma, preview=preview)
-            ]
+            if begun < next_beat:
+                held = [job for job in held if self.queue.holds(job)]
+            else:
+                told = zip(jobs, previews, strict=True)
+                held = [
+                    job
+                    for job, preview in told
+                    if job in held and self.queue.beat(job, step=step.index, sigma=step.sigma, preview=preview)
+                ]
+                next_beat = time.monotonic() + BEAT
+                for job in jobs:
+                    self.tell(job.id)
             if not held:
                 raise _NobodyWaits
 
@@ -227,11 +244,13 @@ class Worker:
         else:
             self.pictures.remove(name)
 
-    def _give_back(self, jobs: Sequence[Job]) -> None:
-        try:
-            self.queue.release(jobs)
-        except StoreError:
-            return  # the leases run out by themselves
+    def _give_back(self, jobs: Sequence[Job], is_away: bool) -> None:
+        with contextlib.suppress(StoreError):  # then the leases run out by themselves
+            if is_away:
+                for job in jobs:
+                    self.queue.put_off(job)
+            else:
+                self.queue.release(jobs)
         self.draining.wait(1)
 
     @contextlib.contextmanager
@@ -277,6 +296,12 @@ def small(step: Step) -> Iterator[bytes]:
         yield file.getvalue()
 
 
+def say(line: str) -> None:
+    """To the keeper."""
+    with contextlib.suppress(OSError):  # it is gone, which ends this process too
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())
+
+
 def complain(message: str) -> None:
     print(f"worker {os.getpid()}: {message}", file=sys.stderr, flush=True)
 
@@ -302,7 +327,7 @@ def main() -> None:
     service = Service.from_dict(json.loads(sys.stdin.readline()))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // service.workers))
     tracing.start(metrics.ME)
-    worker = Worker(service, worker_name())
+    worker = Worker(service, worker_name(), say)
 
     def drain(*_: object) -> None:
         worker.draining.set()

@@ -30,7 +30,7 @@ from lienzo.provenance.infotext import SAMPLER_NAMES, SCHEDULE_NAMES, infotext
 from lienzo.provenance.parameters import read_parameters
 from lienzo.server.access import Caller
 from lienzo.server.clients import Harmless, cancel, complaints, decoded, ended, first_seed, series, submit, undone
-from lienzo.server.desk import Asked, At, Desk, allowed
+from lienzo.server.desk import Asked, At, Desk, Route, allowed
 from lienzo.server.jobs import Job
 from lienzo.server.problems import MEDIA_TYPE
 
@@ -149,7 +149,7 @@ class Info(BaseModel):
     parameters: dict[str, str]
 
 
-router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111's API"])
+router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111's API"], route_class=Route)
 Creator = Annotated[Caller, Depends(allowed("jobs:create"))]
 Reader = Annotated[Caller, Depends(allowed("jobs:read"))]
 Canceller = Annotated[Caller, Depends(allowed("jobs:cancel"))]
@@ -173,7 +173,7 @@ async def _made(at: Desk, caller: Caller, http: HttpRequest, asked: Txt2Img) -> 
     requests = series(request, asked.n)
     jobs = await to_thread.run_sync(partial(submit, at, caller, requests, **how))
     # What an interrupt left is given, as there.
-    known = await ended(at, http, jobs, enough=lambda job: job.state in ("done", "cancelled"))
+    known = await ended(at, http, caller, jobs, enough=lambda job: job.state in ("done", "cancelled"))
     if known[-1].state not in ("done", "cancelled"):
         document = undone(known[-1])
         return JSONResponse(document, status_code=document["status"], media_type=MEDIA_TYPE)

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Depends, Response
 
 from lienzo.errors import RecordError
 from lienzo.server.access import Caller
-from lienzo.server.desk import At, Desk, allowed
+from lienzo.server.desk import At, Desk, Route, allowed
 from lienzo.server.jobs import Job
 
-router = APIRouter(prefix="/v1/images", tags=["pictures"])
+router = APIRouter(prefix="/v1/images", tags=["pictures"], route_class=Route)
 Reader = Annotated[Caller, Depends(allowed("images:read"))]
 
 

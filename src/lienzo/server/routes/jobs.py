@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-from anyio import sleep, to_thread
+from anyio import Event, to_thread
 from fastapi import APIRouter, Depends, Header, Query, Response, UploadFile
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse
@@ -15,16 +15,15 @@ from sse_starlette import EventSourceResponse
 from lienzo.errors import RecordError, RequestError
 from lienzo.pipeline.request import InputImage, Request
 from lienzo.server.access import Caller
-from lienzo.server.desk import Asked, At, Body, Desk, allowed
+from lienzo.server.desk import Asked, At, Body, Desk, Route, allowed
 from lienzo.server.jobs import Job, State
+from lienzo.server.watching import LOOK
 
-LOOK: Final = 0.2
-"""Seconds between looks at a job that somebody watches."""
 MAX_WEIGHT: Final = 10
 """Of a LoRA, and as little below 0."""
 EXAMPLE: Final = {"prompt": "a red circle left of a blue square", "steps": 20, "seed": 7}
 
-router = APIRouter(prefix="/v1", tags=["pictures"])
+router = APIRouter(prefix="/v1", tags=["pictures"], route_class=Route)
 Creator = Annotated[Caller, Depends(allowed("jobs:create"))]
 Reader = Annotated[Caller, Depends(allowed("jobs:read", "queue:manage"))]
 Canceller = Annotated[Caller, Depends(allowed("jobs:cancel", "queue:manage"))]
@@ -178,30 +177,33 @@ def cancel(at: At, caller: Canceller, id: str) -> JobDocument:
 @router.get("/jobs/{id}/events", response_class=EventSourceResponse)
 async def events(at: At, caller: Reader, id: str) -> EventSourceResponse:
     """Server-sent events: `progress` with the job as JSON at each change, `preview` with a small PNG in base64, `end` with the
-    job when nothing more will change."""
+    job when nothing more will change. Where it ends without `end`, the service is being restarted: ask again."""
+    at.keeper.changes.check_room(caller.identity)
     first = await to_thread.run_sync(at.queue.get, id, at.whose(caller))
-    return EventSourceResponse(_watched(at, first, caller), ping=15)
+    watched = _watched(at, first, caller)
+    return EventSourceResponse(watched, ping=15, shutdown_event=Event(), shutdown_grace_period=2 * LOOK)
 
 
 async def _watched(at: Desk, job: Job, caller: Caller) -> AsyncIterator[dict[str, str]]:
     told: str | None = None
     preview: bytes | None = None
-    while True:
-        known = (await to_thread.run_sync(document, at, job, caller)).model_dump_json()
-        if not job.is_open:
-            yield {"event": "end", "data": known}
-            return
-        if known != told:
-            told = known
-            yield {"event": "progress", "data": known}
-        if job.tenant == caller.tenant and job.preview is not None and job.preview != preview:
-            preview = job.preview
-            yield {"event": "preview", "data": base64.b64encode(preview).decode()}
-        await sleep(LOOK)
-        try:
-            job = await to_thread.run_sync(at.queue.get, job.id)
-        except RecordError:  # removed meanwhile
-            return
+    with at.keeper.changes.watching(job.id, caller.identity) as changed:
+        while not at.keeper.stopping.is_set():
+            try:
+                job = await to_thread.run_sync(at.queue.get, job.id)
+            except RecordError:  # removed meanwhile
+                return
+            known = (await to_thread.run_sync(document, at, job, caller)).model_dump_json()
+            if not job.is_open:
+                yield {"event": "end", "data": known}
+                return
+            if known != told:
+                told = known
+                yield {"event": "progress", "data": known}
+            if job.tenant == caller.tenant and job.preview is not None and job.preview != preview:
+                preview = job.preview
+                yield {"event": "preview", "data": base64.b64encode(preview).decode()}
+            await changed()
 
 
 @router.post("/inputs", status_code=201)

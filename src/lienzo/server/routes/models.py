@@ -8,9 +8,9 @@ from pydantic import BaseModel
 from lienzo.diffusion.grids import GRIDS
 from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.server.access import Caller
-from lienzo.server.desk import At, allowed
+from lienzo.server.desk import At, Route, allowed
 
-router = APIRouter(prefix="/v1", tags=["pictures"])
+router = APIRouter(prefix="/v1", tags=["pictures"], route_class=Route)
 
 
 class Model(BaseModel):

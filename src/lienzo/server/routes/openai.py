@@ -17,7 +17,6 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
@@ -27,6 +26,7 @@ from lienzo.pipeline.request import InputImage, Request
 from lienzo.server.access import Caller
 from lienzo.server.clients import Harmless, complaints, ended, first_seed, series, submit, undone
 from lienzo.server.desk import Asked, At, Desk, allowed
+from lienzo.server.desk import Route as Admitting
 from lienzo.server.jobs import Job
 
 OWN: Final = tuple(name for name in Request.model_fields if name not in ("prompt", "width", "height", "init", "mask"))
@@ -109,7 +109,7 @@ class Errors(BaseModel):
     error: Error
 
 
-class Route(APIRoute):
+class Route(Admitting):
     """Tells errors as OpenAI's API does; they are those that the other routes tell as problem documents."""
 
     def get_route_handler(self) -> Callable[[HttpRequest], Coroutine[Any, Any, Response]]:
@@ -234,7 +234,7 @@ def _inputs(at: Desk, caller: Caller, image: bytes, mask: bytes | None = None) -
 async def _made(at: Desk, caller: Caller, http: HttpRequest, asked: Generation, first: Request) -> Response | Pictures:
     requests = series(first, asked.n or 1)
     jobs = await to_thread.run_sync(partial(submit, at, caller, requests, model=asked.model))
-    known = await ended(at, http, jobs)
+    known = await ended(at, http, caller, jobs)
     if known[-1].state != "done":
         # The service has tried again already what may pass; the client need not.
         return as_error(undone(known[-1]), {"x-should-retry": "false"})

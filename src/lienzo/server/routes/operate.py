@@ -7,9 +7,9 @@ from fastapi import APIRouter, Depends, Response
 from lienzo.errors import LienzoError
 from lienzo.server import metrics
 from lienzo.server.access import Caller
-from lienzo.server.desk import At, allowed
+from lienzo.server.desk import At, Route, allowed
 
-router = APIRouter(tags=["operation"])
+router = APIRouter(tags=["operation"], route_class=Route)
 
 
 @router.get("/healthz")

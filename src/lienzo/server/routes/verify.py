@@ -3,30 +3,22 @@ Act asks of those who offer generators."""
 
 import hashlib
 import threading
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, UploadFile
 from pydantic import BaseModel, Field
 
 from lienzo.errors import BusyError
-from lienzo.provenance.detect import MOST_PIXELS, detect, shipped_calibration
-from lienzo.provenance.examine import see
 from lienzo.provenance.judging import judge
-from lienzo.provenance.keys import Keystore
-from lienzo.provenance.watermark import find
 from lienzo.server import metrics
 from lienzo.server.access import Caller
-from lienzo.server.desk import At, Desk, allowed
-from lienzo.weights import load
-
-if TYPE_CHECKING:
-    from lienzo.models.bundle import Bundle
+from lienzo.server.desk import At, Desk, Route, allowed
+from lienzo.server.looking import finding
 
 PATIENCE = 30.0
 """Seconds that a picture waits for its turn to be looked at: each takes a processor and much memory."""
 
-router = APIRouter(prefix="/v1", tags=["verification"])
+router = APIRouter(prefix="/v1", tags=["verification"], route_class=Route)
 Anyone = Annotated[Caller, Depends(allowed("verify"))]
 _room, _turn = threading.Semaphore(8), threading.Semaphore(2)  # few wait, so that others' requests find a thread
 
@@ -105,21 +97,11 @@ def detected(at: Desk, caller: Caller, data: bytes) -> FindingDocument:
     """
     name, source = next(iter(at.service.sources.items()))
     with _Turn():
-        bundle = _model(source)
-        mark = partial(find, keys=Keystore().secrets("watermark"))
-        image = see(data, most=MOST_PIXELS)
-        finding = detect(image, bundle, shipped_calibration(bundle), find_mark=mark)
-    at.gate.audit.record(caller, "detect", _target(data), outcome=finding.verdict)
-    metrics.VERDICTS.labels("detect", finding.verdict).inc()
-    return FindingDocument(
-        verdict=finding.verdict, means=finding.means, likelihood_ratio=finding.likelihood_ratio, model=name
-    )
+        found = FindingDocument(**finding(data, source), model=name)
+    at.gate.audit.record(caller, "detect", _target(data), outcome=found.verdict)
+    metrics.VERDICTS.labels("detect", found.verdict).inc()
+    return found
 
 
 def _target(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-@lru_cache(maxsize=1)
-def _model(source: str | None) -> "Bundle":
-    return load(source)
