@@ -30,7 +30,7 @@ from lienzo.provenance.timestamps import Authority, relay
 if TYPE_CHECKING:
     from c2pa import Context, Reader
 
-State = Literal["Trusted", "Valid", "Invalid", "absent"]
+State = Literal["Trusted", "Valid", "Invalid", "elsewhere", "absent"]
 
 RECEIPT = "org.lienzo.receipt"
 BINDING = "c2pa.soft-binding"
@@ -89,8 +89,9 @@ class CredentialsFound:
 
     Attributes:
         state: "Trusted": the file is as it was signed, by somebody whose authority is trusted here. "Valid": as it was
-            signed, by nobody who is. "Invalid": changed since, damaged, expired or revoked. "absent": there are none. A file
-            that lienzo would not write so (`STRUCTURE`) is "Invalid" with a receipt of lienzo's, else "Valid" at best.
+            signed, by nobody who is. "Invalid": changed since, damaged, expired or revoked. "elsewhere": the file has but a link
+            to some, which is not followed. "absent": there are none. A file that lienzo would not write so (`STRUCTURE`) is
+            "Invalid" with a receipt of lienzo's, else "Valid" at best.
         failures: what is wrong, as `code: explanation`; the codes are C2PA's (specification 2.2, section 15.2) and `STRUCTURE`.
         title: that the manifest gives the picture.
         generator: the program that made the manifest, and its version.
@@ -212,7 +213,8 @@ def read(
     except C2paError.ManifestNotFound:
         return CredentialsFound("absent")
     except (C2paError, ValueError, RecursionError) as error:
-        return CredentialsFound("Invalid", (str(error)[:500],))
+        elsewhere = str(error).startswith("Remote")  # the library has a class for it, and does not use it
+        return CredentialsFound("elsewhere" if elsewhere else "Invalid", (str(error)[:500],))
     except (KeyError, TypeError, AttributeError):  # the library gave something that no whole manifest makes it give
         return CredentialsFound("Invalid", ("the manifest is damaged",))
 

@@ -215,6 +215,12 @@ def _credentials(found: Evidence) -> Layer:
             return Layer(
                 "credentials", "unknown", f"Content Credentials over exactly this file, but by a stranger: {who}."
             )
+        case "elsewhere":
+            return Layer(
+                "credentials",
+                "unknown",
+                f"Content Credentials that are not in the file, but kept elsewhere; lienzo fetches nothing: {failures}.",
+            )
         case "absent":
             return Layer("credentials", "absent", "No Content Credentials: none were made, or a program removed them.")
     return Layer("credentials", "fails", f"Content Credentials that do not fit this file: {failures}.")
@@ -327,7 +333,7 @@ def _logged(
     name = "log"
     if record is None:
         return (), Layer(name, "absent", "Nothing leads to an entry of a log.")
-    doubts, shown, held = list[str](), list[str](), list[Held]()
+    unread, doubts, shown, held = list[str](), list[str](), list[str](), list[Held]()
     try:
         carried = _carried(found.document, signed, sources.log_keys)
     except LienzoError as error:
@@ -337,14 +343,14 @@ def _logged(
             records = ledger.find(record)
             rows = [(index, entry) for index, row in records.entries if (entry := _entry(row)) is not None]
         except UnknownKeyError as error:
-            doubts.append(f"Signed by a key that is not trusted here: {error}")
+            unread.append(f"Signed by a key that is not trusted here: {error}")
             continue
         except ProofError as error:
             return (), Layer(name, "fails", str(error))
         except InputError:  # no log at all: a mistake of whoever named it
             raise
         except LienzoError as error:  # not to be read here and now
-            doubts.append(str(error))
+            unread.append(str(error))
             continue
         own = [(index, entry) for index, entry in rows if signed is None or entry.receipt == signed.receipt.digest]
         counting = [
@@ -377,11 +383,12 @@ def _logged(
     if shown:
         return held, Layer(name, "holds", " ".join(shown))
     if doubts:
-        return (), Layer(name, "unknown", " ".join(doubts))
+        return (), Layer(name, "unknown", " ".join(doubts + unread))
     if carried is not None:
-        return (), Layer(
-            name, "holds", f"Entry {carried[1]} of {carried[0]}, as the proof that the picture carries shows."
-        )
+        shows = f"Entry {carried[1]} of {carried[0]}, as the proof that the picture carries shows."
+        return (), Layer(name, "holds", " ".join([shows, *unread]))
+    if unread:
+        return (), Layer(name, "unknown", " ".join(unread))
     if signed is not None and "log" in signed.receipt.marks:
         return (), Layer(
             name, "unknown", "The receipt says that it was logged, but no log given here shows it (--log)."
@@ -432,12 +439,15 @@ def _likeness(image: Image.Image, signed: SignedReceipt | None, held: Sequence[H
     off = min(distance(perceptual_hash(image), one) for one in hashes)
     if off <= NEAR:
         return Layer("likeness", "holds", f"It looks like the recorded picture ({off} of 63 signs differ).")
-    if signed is not None:
-        return Layer("likeness", "fails", f"It does not look like the recorded picture ({off} of 63 signs differ).")
+    # never a failure: of an even picture, strong compression alone turns as many signs; what was exchanged, other layers tell
+    why = (
+        "the mark was copied from another picture"
+        if signed is None
+        else "too even, or too strongly compressed, to be told"
+    )
     return Layer(
         "likeness", "unknown",
-        f"It does not look like the recorded picture ({off} of 63 signs differ): cut, turned or painted over, "
-        "or the mark was copied from another picture.",
+        f"It does not look like the recorded picture ({off} of 63 signs differ): cut, turned or painted over, or {why}.",
     )  # fmt: skip
 
 

@@ -383,7 +383,7 @@ class Log:
             ) from None
         except SQLAlchemyError as error:
             if "malformed" in str(error):  # SQLite's word for a damaged file
-                raise ProofError(
+                raise LogError(
                     f"{self.where}: the database's file is damaged, or was changed with other tools. "
                     "Put a copy from before in its place, or move it away to begin another log."
                 ) from None
