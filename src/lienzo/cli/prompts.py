@@ -63,12 +63,15 @@ def show(record: str, records: str | None, as_json: bool) -> None:
 @records_option
 @json_option
 def erase(record: str, records: str | None, as_json: bool) -> None:
-    """Erase the request and the salt that are kept for RECORD: what the picture committed to can never be shown again.
+    """Erase the request and the salt that are kept for RECORD: what a private picture committed to can never be shown again. One that is
+    not private has its prompt in the file itself, wherever that went.
 
-    Backups made before still hold them, encrypted. `lienzo prompts rotate` after it makes those unreadable too.
+    A service keeps what it was asked for besides, as long as its `keep` says. Backups made before still hold them, encrypted. `lienzo prompts rotate` after it makes those unreadable too.
     """
     if not _store(records).erase(record):
-        raise RecordError(f"got the record {record!r}, of which nothing is kept: never, or erased before.")
+        raise RecordError(
+            f"got the record {record!r}, of which nothing is kept: never, or erased before. What was erased is wiped."
+        )
     if as_json:
         print_json({"record": record, "erased": True})
     else:

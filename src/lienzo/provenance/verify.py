@@ -338,15 +338,18 @@ def _logged(
         carried = _carried(found.document, signed, sources.log_keys)
     except LienzoError as error:
         return (), Layer(name, "fails", str(error))
-    for ledger in sources.ledgers:  # all of them: one that was changed must not be passed over for another's sake
+    for (
+        ledger
+    ) in sources.ledgers:  # all of them: one that was changed must not be passed over in silence for another's sake
         try:
             records = ledger.find(record)
             rows = [(index, entry) for index, row in records.entries if (entry := _entry(row)) is not None]
         except UnknownKeyError as error:
             unread.append(f"Signed by a key that is not trusted here: {error}")
             continue
-        except ProofError as error:
-            return (), Layer(name, "fails", str(error))
+        except ProofError as error:  # what is wrong with a log is no fault of the picture's
+            unread.append(f"It tells nothing, as it was changed or is damaged: {error}")
+            continue
         except InputError:  # no log at all: a mistake of whoever named it
             raise
         except LienzoError as error:  # not to be read here and now
@@ -381,7 +384,7 @@ def _logged(
                 f"picture was entered in (entry {carried[1]:,}). Give a newer one."
             )
     if shown:
-        return held, Layer(name, "holds", " ".join(shown))
+        return held, Layer(name, "holds", " ".join(shown + unread))
     if doubts:
         return (), Layer(name, "unknown", " ".join(doubts + unread))
     if carried is not None:
