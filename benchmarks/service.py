@@ -2,8 +2,8 @@
 
 A real `lienzo serve` on this machine's loopback alone, with the embedded model.
 
-1. Overhead: jobs one after the other. From sending the request until the job is seen to be done, less what its stages took.
-   Beside it, how long the acknowledgement takes.
+1. Overhead: jobs one after the other, each watched by its events. From sending the request until the job is seen to be done, less
+   what its stages took; and the parts of that, which overlap: who waits for the acknowledgement has the worker begin meanwhile.
 2. Load: for a while, jobs come at random moments (a Poisson process), at 1, 2 and 5 times what it can make. How long
    acknowledgements and pictures take, how many were refused with 429, how much memory API and workers held, and whether every
    acknowledged job was done.
@@ -14,6 +14,7 @@ import json
 import os
 import random
 import re
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -65,17 +66,16 @@ def start(home: Path, max_queued: int) -> Service:
     return Service(found[0], process, client)
 
 
-def one(service: Service, seed: int) -> tuple[float, float, float]:
-    """Seconds of the acknowledgement, until done, and of the stages."""
+def one(service: Service, seed: int) -> tuple[float, float, str]:
+    """Seconds until it was acknowledged and until it was seen to be done; the job's id."""
     begun = time.perf_counter()
-    job = service.client.post("/v1/jobs", json={**BODY, "seed": seed}).json()["id"]
+    job: str = service.client.post("/v1/jobs", json={**BODY, "seed": seed}).json()["id"]
     acknowledged = time.perf_counter() - begun
     with service.client.stream("GET", f"/v1/jobs/{job}/events") as events:
         for line in events.iter_lines():
             if line.startswith("event: end"):
                 break
-    done = time.perf_counter() - begun
-    return acknowledged, done, job
+    return acknowledged, time.perf_counter() - begun, job
 
 
 def percentiles(values: list[float]) -> str:
@@ -86,22 +86,29 @@ def percentiles(values: list[float]) -> str:
 
 
 def overhead(service: Service, count: int, database: Path) -> float:
-    import sqlite3
-
-    acknowledged, added, made = [], [], []
+    """What the service adds to making pictures, part by part; the median seconds that a picture took to be made."""
+    parts: dict[str, list[float]] = {}
     for seed in range(count):
-        ack, done, job = one(service, seed)
+        acknowledged, seen, job = one(service, seed)
         with sqlite3.connect(database) as connection:
-            (stages,) = connection.execute("SELECT seconds FROM jobs WHERE id = ?", (job,)).fetchone()
-        took = sum(json.loads(stages).values())
-        acknowledged.append(ack)
-        added.append(done - took)
-        made.append(took)
+            row = connection.execute(
+                "SELECT seconds, created, started, finished FROM jobs WHERE id = ?", (job,)
+            ).fetchone()
+        made = sum(json.loads(row[0]).values())
+        created, started, finished = row[1:]
+        for name, value in (
+            ("making the picture", made),
+            ("all else", seen - made),
+            ("  acknowledging", acknowledged),
+            ("  until a worker begins", started - created),
+            ("  the worker's own", finished - started - made),
+            ("  until it is seen", seen - (finished - created)),  # with the way there, before it was kept
+        ):
+            parts.setdefault(name, []).append(value)
     print(f"{count} jobs one after the other")
-    print(f"  acknowledgement            {percentiles(acknowledged)}")
-    print(f"  making the picture         {percentiles(made)}")
-    print(f"  all else until it is seen  {percentiles(added)}")
-    return statistics.median(made)
+    for name, values in parts.items():
+        print(f"  {name:<26} {percentiles(values)}")
+    return statistics.median(parts["making the picture"])
 
 
 def load(service: Service, rate: float, seconds: float) -> None:

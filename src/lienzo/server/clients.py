@@ -59,10 +59,11 @@ def submit(desk: Desk, caller: Caller, requests: Sequence[Request], **how: Any) 
 
     Raises:
         ForbiddenError: a caller who may see no pictures.
-        BusyError: one who waits for as many as one may.
+        BusyError: one who waits for as many as one may, or whose quota does not leave so many.
     """
     caller.require("images:read")
     desk.keeper.changes.check_room(caller.identity)
+    desk.gate.check(caller, len(requests))
     jobs: list[Job] = []
     try:
         for request in requests:

@@ -57,6 +57,7 @@ class Desk:
             RequestError: more than is allowed here, or something that is not there.
             BusyError: the queue is full, or the quota spent.
         """
+        self.gate.check(caller, 1)
         name = next(iter(self.service.sources)) if model is None else model
         if name not in self.service.sources:
             raise RequestError(f"model: got {name[:100]!r}. {nearest(name, self.service.sources)}")

@@ -76,6 +76,14 @@ class Gate:
             self._rates.take(caller.identity)
         return caller
 
+    def check(self, caller: Caller, pictures: int) -> None:
+        """Whether the tenant's quota leaves so many pictures.
+
+        Raises:
+            LimitError, ForbiddenError: it does not, today or ever.
+        """
+        self._quotas.check(caller.tenant, pictures)
+
     def charge(self, connection: "Connection", caller: Caller) -> None:
         """Count a picture against the tenant's quota, in the transaction that queues it.
 

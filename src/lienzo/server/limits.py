@@ -110,18 +110,11 @@ class Quotas:
             LimitError: the quota does not leave so many today. Roll the transaction back.
             ForbiddenError: it never will.
         """
-        usage, limit, now = (
-            tables().tables["usage"],
-            self._limit(connection, tenant),
-            datetime.fromtimestamp(self._now(), UTC),
-        )
-        day = now.date().isoformat()
+        usage, limit = tables().tables["usage"], self._limit(connection, tenant)
         if limit and pictures > limit:
-            raise ForbiddenError(
-                f"got {pictures:,} pictures; the quota of {tenant} is {limit:,} a day. Ask for fewer, or for a higher quota."
-            )
+            raise self._refusal(tenant, limit, pictures)
         # The row stays locked until the transaction ends, so of two processes one sees what the other counted.
-        first = insert_into(connection, usage).values(tenant=tenant, day=day, pictures=pictures)
+        first = insert_into(connection, usage).values(tenant=tenant, day=self._day, pictures=pictures)
         total = usage.c.pictures + first.excluded.pictures
         counted = first.on_conflict_do_update(
             index_elements=[usage.c.tenant, usage.c.day],
@@ -130,19 +123,24 @@ class Quotas:
         )
         # Nothing comes back where nothing was counted. `rowcount` is promised for updates alone, and PostgreSQL keeps to that.
         if connection.execute(counted.returning(usage.c.pictures)).scalar_one_or_none() is None:
-            tomorrow = datetime(now.year, now.month, now.day, tzinfo=UTC) + timedelta(days=1)
-            raise LimitError(
-                f"the quota of {tenant}, {limit:,} pictures a day, does not leave {pictures:,} for today. It begins anew at 00:00 UTC.",
-                math.ceil((tomorrow - now).total_seconds()),
-            )
+            raise self._refusal(tenant, limit, pictures)
+
+    def check(self, tenant: str, pictures: int) -> None:
+        """Whether a quota leaves so many today; counts nothing, and spares whoever asks for too many all that comes before counting.
+
+        Raises:
+            LimitError, ForbiddenError: as `spend`.
+        """
+        used, limit = self.used(tenant)
+        if limit and used + pictures > limit:
+            raise self._refusal(tenant, limit, pictures)
 
     def used(self, tenant: str) -> tuple[int, int]:
         """Pictures counted today, and the quota (0: any number)."""
         from sqlalchemy import select
 
         usage = tables().tables["usage"]
-        day = datetime.fromtimestamp(self._now(), UTC).date().isoformat()
-        asked = select(usage.c.pictures).where(usage.c.tenant == tenant, usage.c.day == day)
+        asked = select(usage.c.pictures).where(usage.c.tenant == tenant, usage.c.day == self._day)
         with self._database.reading() as connection:
             return connection.execute(asked).scalar_one_or_none() or 0, self._limit(connection, tenant)
 
@@ -172,6 +170,22 @@ class Quotas:
                 )
             outcome = "default" if pictures is None else str(pictures)
             self._audit.record(by, "quotas.set", f"tenant:{tenant}", outcome=outcome)
+
+    @property
+    def _day(self) -> str:
+        return datetime.fromtimestamp(self._now(), UTC).date().isoformat()
+
+    def _refusal(self, tenant: str, limit: int, pictures: int) -> LimitError | ForbiddenError:
+        if pictures > limit:
+            return ForbiddenError(
+                f"got {pictures:,} pictures; the quota of {tenant} is {limit:,} a day. Ask for fewer, or for a higher quota."
+            )
+        now = datetime.fromtimestamp(self._now(), UTC)
+        tomorrow = datetime(now.year, now.month, now.day, tzinfo=UTC) + timedelta(days=1)
+        return LimitError(
+            f"the quota of {tenant}, {limit:,} pictures a day, does not leave {pictures:,} for today. It begins anew at 00:00 UTC.",
+            math.ceil((tomorrow - now).total_seconds()),
+        )
 
     def _limit(self, connection: "Connection", tenant: str) -> int:
         from sqlalchemy import select
