@@ -154,6 +154,18 @@ def test_what_is_rolled_back_does_not_count(quotas: Quotas, opened: Database) ->
     assert quotas.used("acme") == (0, 10)
 
 
+def test_checking_counts_nothing(quotas: Quotas, opened: Database) -> None:
+    quotas.check("acme", 10)
+    with opened.writing() as connection:
+        quotas.spend(connection, "acme", 9)
+    quotas.check("acme", 1)
+    with pytest.raises(LimitError, match="does not leave 2 for today"):
+        quotas.check("acme", 2)
+    with pytest.raises(ForbiddenError):
+        quotas.check("acme", 11)
+    assert quotas.used("acme") == (9, 10)
+
+
 def test_more_than_a_day_ever_gives(quotas: Quotas, opened: Database) -> None:
     with pytest.raises(ForbiddenError, match="got 11 pictures; the quota of acme is 10 a day"):  # noqa: SIM117
         with opened.writing() as connection:
