@@ -1,17 +1,24 @@
 """From a request over HTTP to a picture that proves where it comes from."""
 
+import asyncio
 import base64
 import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
 from PIL import Image
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope
 
 from lienzo.errors import ConfigError, ModelNotFoundError
-from lienzo.server.app import check
+from lienzo.server import app
+from lienzo.server.app import Outside, check
 from lienzo.server.settings import Service
 from server.conftest import SMALL, Served
 
@@ -116,3 +123,52 @@ def test_another_sites_name_does_not_lead_here(served: Served) -> None:
         named = client.get("/healthz", headers={"Host": "localhost"})
     assert (misled.status_code, named.status_code) == (421, 200)
     assert misled.headers["content-type"] == "application/problem+json"
+
+
+def asked(outside: Outside, receive: Receive) -> tuple[int, dict[str, Any]]:
+    """Status and problem document of what is asked for by POST."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: Scope = {"type": "http", "method": "POST", "path": "/v1/verify", "headers": [], "query_string": b""}
+    asyncio.run(outside(scope, receive, send))
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+@pytest.fixture
+def reads() -> FastAPI:
+    """An application that reads requests to their ends, and tells errors as the service does."""
+    made = FastAPI()
+    made.add_exception_handler(HTTPException, app._http)
+
+    @made.post("/v1/verify")
+    async def read(http: HttpRequest) -> None:
+        await http.body()
+
+    return made
+
+
+def test_who_sends_nothing_more_is_told_so(monkeypatch: pytest.MonkeyPatch, reads: FastAPI) -> None:
+    monkeypatch.setattr(app, "PATIENCE", 0.05)
+    pieces: list[Message] = [{"type": "http.request", "body": b"a", "more_body": True}]
+
+    async def slow() -> Message:
+        if pieces:
+            return pieces.pop()
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    status, told = asked(Outside(reads, 1000), slow)
+    assert (status, told["status"]) == (408, 408)
+
+
+def test_no_more_are_answered_than_can_be(monkeypatch: pytest.MonkeyPatch, reads: FastAPI) -> None:
+    monkeypatch.setattr(app, "MOST", 0)
+
+    async def whole() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    status, told = asked(Outside(reads, 1000), whole)
+    assert status == 503 and told["type"] == "urn:lienzo:problem:busy"
