@@ -125,7 +125,7 @@ def test_another_sites_name_does_not_lead_here(served: Served) -> None:
     assert misled.headers["content-type"] == "application/problem+json"
 
 
-def asked(outside: Outside, receive: Receive) -> tuple[int, dict[str, Any]]:
+def asked(outside: Outside, receive: Receive, address: str = "192.0.2.1") -> tuple[int, dict[str, Any]]:
     """Status and problem document of what is asked for by POST."""
     sent: list[Message] = []
 
@@ -133,6 +133,7 @@ def asked(outside: Outside, receive: Receive) -> tuple[int, dict[str, Any]]:
         sent.append(message)
 
     scope: Scope = {"type": "http", "method": "POST", "path": "/v1/verify", "headers": [], "query_string": b""}
+    scope["client"] = (address, 1)
     asyncio.run(outside(scope, receive, send))
     return sent[0]["status"], json.loads(sent[1]["body"])
 
@@ -172,3 +173,10 @@ def test_no_more_are_answered_than_can_be(monkeypatch: pytest.MonkeyPatch, reads
 
     status, told = asked(Outside(reads, 1000), whole)
     assert status == 503 and told["type"] == "urn:lienzo:problem:busy"
+    monkeypatch.setattr(app, "MOST", 1)
+    monkeypatch.setattr(app, "MOST_EACH", 0)
+    assert [asked(Outside(reads, 1000), whole, one)[0] for one in ("192.0.2.1", "2001:db8::1", "127.0.0.1")] == [
+        429,
+        429,
+        200,
+    ]

@@ -4,6 +4,7 @@ import logging
 import re
 import time
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,10 +26,11 @@ from lienzo.server.desk import Desk
 from lienzo.server.gate import Gate
 from lienzo.server.jobs import Queue
 from lienzo.server.keepers import Keeper
+from lienzo.server.limits import network
 from lienzo.server.pictures import Pictures
 from lienzo.server.problems import MEDIA_TYPE, PROBLEM, kind, problem, problem_of
 from lienzo.server.routes import a1111, images, jobs, models, openai, operate, verify
-from lienzo.server.settings import Service
+from lienzo.server.settings import Service, is_loopback
 from lienzo.weights import open_model
 
 LOG = logging.getLogger("lienzo.server")
@@ -39,10 +41,10 @@ HEADERS = {
     b"cross-origin-resource-policy": b"same-origin",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
-MOST = 500
-"""Requests that are answered at once, streams among them."""
-PATIENCE = 30.0
-"""Seconds that a request's next piece may take."""
+MOST, MOST_EACH = 500, 100
+"""Requests that are answered at once, streams among them: in all, and of one address that is not this machine's."""
+PATIENCE, SLOWEST = 30.0, 10_000
+"""Seconds that a request may take to arrive, and bytes a second that earn it more of them."""
 OWN_SITE = ("same-origin", "none")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 REF = "#/components/schemas/"
@@ -165,7 +167,7 @@ class Outside:
 
     def __init__(self, app: ASGIApp, most: int, hosts: Collection[str] | None = None) -> None:
         self._app, self._most, self._hosts = app, most, hosts
-        self._answering = 0
+        self._answering: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -181,11 +183,12 @@ class Outside:
 
         async def counted() -> Message:
             nonlocal got, is_whole
+            left = begun + PATIENCE + got / SLOWEST - time.perf_counter()
             try:
-                with anyio.fail_after(None if is_whole else PATIENCE):
+                with anyio.fail_after(None if is_whole else max(0.0, left)):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"Nothing more of the request came for {PATIENCE:g} s.") from None
+                raise HTTPException(408, f"The request came too slowly: send {SLOWEST:,} bytes a second.") from None
             got += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
             if got > self._most:
@@ -199,9 +202,10 @@ class Outside:
                 metrics.http(told.route, scope["method"], message["status"], time.perf_counter() - begun)
             await send(message)
 
-        self._answering += 1
+        who = network(scope["client"][0]) if scope.get("client") else ""
+        self._answering[who] += 1
         try:
-            refusal = self._refusal(scope)
+            refusal = self._too_many(who) or self._refusal(scope)
             await (self._app if refusal is None else _answer(refusal))(scope, counted, answered)
         except Exception as error:
             # Without the error's own words, which may hold a prompt.
@@ -211,13 +215,22 @@ class Outside:
                 raise ConnectionAbortedError("an answer that had begun") from None
             await _answer(problem_of(error))(scope, receive, answered)
         finally:
-            self._answering -= 1
+            self._answering[who] -= 1
+            if not self._answering[who]:
+                del self._answering[who]
+
+    def _too_many(self, who: str) -> dict[str, Any] | None:
+        if self._answering.total() > MOST:
+            return problem(503, f"{MOST} requests are being answered, and no more may. Try again later.", kind="busy")
+        if self._answering[who] > MOST_EACH and not is_loopback(who):  # there are proxies and many callers behind it
+            return problem(
+                429, f"{MOST_EACH} requests of your address are being answered. Try again later.", kind="busy"
+            )
+        return None
 
     def _refusal(self, scope: Scope) -> dict[str, Any] | None:
         """Who is led here by another site's name, or asks on behalf of another site's page, which may not act for a user's browser:
         browsers say so of themselves, and a page cannot keep them from it."""
-        if self._answering > MOST:
-            return problem(503, f"{MOST} requests are being answered, and no more may. Try again later.", kind="busy")
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self._hosts is not None and re.sub(r":\d+$", "", host) not in self._hosts:

@@ -20,6 +20,8 @@ from lienzo.server.problems import problem
 GONE: Final = 499
 """The caller has closed the connection; nobody reads the answer."""
 
+MOST_COMPLAINTS: Final = 10
+
 Harmless = tuple[tuple[object, ...], str]
 """Values of a foreign setting that ask for nothing that lienzo does not do anyway, and what to do instead of the others."""
 
@@ -30,10 +32,12 @@ def complaints(given: Mapping[str, Any], harmless: Mapping[str, Harmless], known
     Args:
         known: names of settings that do something here, for hints.
     """
-    found = []
+    found: list[str] = []
     for name, value in given.items():
         if value is None:
             continue
+        if len(found) == MOST_COMPLAINTS:
+            return [*found, "And more."]
         if name not in harmless:
             found.append(f"{name[:50]}: there is no such setting here. {nearest(name[:50], known)}")
             continue

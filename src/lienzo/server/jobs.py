@@ -31,7 +31,8 @@ from lienzo.server.schema import opened, tables
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-IDS: Final = re.compile("[0-9a-f]{1,64}")
+IDS: Final = re.compile("[0-9a-f]{32}")
+"""Of jobs; see `new_id`. Records of pictures have shorter ones."""
 IDLE: Final = {"worker": None, "lease": None, "preview": None, "step": 0}
 """Of a job that no worker holds."""
 State = Literal["queued", "running", "done", "failed", "blocked", "cancelled", "expired"]
@@ -474,7 +475,9 @@ class Queue:
         from sqlalchemy import select
 
         jobs = tables().tables["jobs"]
-        sealed = [record for record, _ in self.prompts.records() if record < new_id(before)[:12]]
+        sealed = [
+            record for record, _ in self.prompts.records() if IDS.fullmatch(record) and record < new_id(before)[:12]
+        ]
         with self.database.reading() as connection:
             known = set(connection.execute(select(jobs.c.id)).scalars())
         orphans = [record for record in sealed if record not in known]

@@ -112,17 +112,18 @@ class Keeper:
         self._kill_if_hung(kept)
         if kept.process is None and time.monotonic() >= kept.next_start:
             kept.started = kept.seen = time.monotonic()
-            kept.process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "lienzo.server.worker"],
                 env={**os.environ, metrics.PLACE: kept.place},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )
-            assert kept.process.stdin is not None
-            threading.Thread(target=self._listen, args=(kept, kept.process), daemon=True).start()
+            assert process.stdin is not None
+            threading.Thread(target=self._listen, args=(kept, process), daemon=True).start()
             with contextlib.suppress(BrokenPipeError):
-                kept.process.stdin.write(json.dumps(asdict(self._service)).encode() + b"\n")
-                kept.process.stdin.flush()
+                process.stdin.write(json.dumps(asdict(self._service)).encode() + b"\n")
+                process.stdin.flush()
+            kept.process = process  # not before: what wakes it must not come before its settings
             metrics.WORKERS_STARTED.inc()
 
     def _listen(self, kept: _Kept, process: "subprocess.Popen[bytes]") -> None:

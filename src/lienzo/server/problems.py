@@ -93,5 +93,7 @@ def problem_of(error: Exception) -> dict[str, Any]:
     status = status_of(error)
     if not isinstance(error, LienzoError):
         return problem(500, "Something failed that should not have. The service's own log says what.", kind="fault")
+    if status >= 500:  # its words name files, hosts and users, which are for whoever runs the service
+        return problem(status, "The service cannot do this just now. Its own log says why.", kind=kind(error))
     more = {"reasons": list(getattr(error.outcome, "reasons", ()))} if isinstance(error, BlockedError) else {}
     return problem(status, str(error), kind=kind(error), **more)

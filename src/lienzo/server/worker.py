@@ -30,7 +30,7 @@ from lienzo.safety import Outcome
 from lienzo.server import metrics, tracing
 from lienzo.server.jobs import Job, Queue
 from lienzo.server.pictures import Pictures
-from lienzo.server.problems import kind, problem_of
+from lienzo.server.problems import kind, problem_of, status_of
 from lienzo.server.settings import Service
 from lienzo.studio import House, Pipeline
 from lienzo.weights import load
@@ -171,6 +171,8 @@ class Worker:
                 for job in jobs:
                     self._try([job])
                 return
+            if status_of(error) >= 500:  # whose words the job's problem leaves out
+                complain(f"a job cannot be done: {error}")
             metrics.FAILED.labels(kind(error)).inc()
             trace(jobs[0], error=kind(error))
             self.queue.fail(jobs[0], problem_of(error))

@@ -64,7 +64,7 @@ def document(desk: Desk, job: Job, caller: Caller, *, with_request: bool = False
     def at(seconds: float | None) -> datetime | None:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
-    done, own = job.state == "done", job.tenant == caller.tenant
+    done, own = job.state == "done", _is_own(job, caller)
     return JobDocument(
         id=job.id,
         state=job.state,
@@ -86,6 +86,11 @@ def document(desk: Desk, job: Job, caller: Caller, *, with_request: bool = False
         problem=job.problem if own else None,
         request=json.loads(desk.queue.request(job).canonical) if own and with_request else None,
     )
+
+
+def _is_own(job: Job, caller: Caller) -> bool:
+    """Who looks after the queue alone sees not what was asked for, not even by their own tenant."""
+    return job.tenant == caller.tenant and caller.may("jobs:read")
 
 
 def parse_lora(text: str) -> tuple[str, float]:
@@ -200,7 +205,7 @@ async def _watched(at: Desk, job: Job, caller: Caller) -> AsyncIterator[dict[str
             if known != told:
                 told = known
                 yield {"event": "progress", "data": known}
-            if job.tenant == caller.tenant and job.preview is not None and job.preview != preview:
+            if _is_own(job, caller) and job.preview is not None and job.preview != preview:
                 preview = job.preview
                 yield {"event": "preview", "data": base64.b64encode(preview).decode()}
             await changed()
