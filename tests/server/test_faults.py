@@ -261,7 +261,14 @@ def test_two_hundred_kills_under_load(model: Callable[[str], Path], tmp_path: Pa
     picture is proved, and what is not allowed is blocked."""
     chance = random.Random(7)
     home = tmp_path / "home"
-    settings = {"workers": 2, "lease": 5.0, "attempts": 1000, "max_queued": 10_000, "max_queued_each": 10_000}
+    settings = {
+        "page": False,
+        "workers": 2,
+        "lease": 5.0,
+        "attempts": 1000,
+        "max_queued": 10_000,
+        "max_queued_each": 10_000,
+    }
     served = start(home, model("sd1"), "--no-auth", **settings)
     acknowledged: dict[str, bool] = {}  # job -> whether it is allowed
 
