@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # imported where it is used: SQLAlchemy takes a fifth of a se
 WAIT = 30.0
 """Seconds to wait for another process that writes."""
 
+PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "options": "-c statement_timeout=60s"}
+"""For PostgreSQL, as libpq spells it, unless the URL says otherwise: who waits for a database for ever answers nobody."""
+
 _ALONE = 0x6C69656E  # any number, but the same for all
 
 
@@ -130,7 +133,9 @@ def _engine(place: str | Path) -> tuple["Engine", str]:
     options: dict[str, Any] = {"hide_parameters": True}
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         try:
-            engine = create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **options)
+            patience = {name: value for name, value in PATIENCE.items() if name not in url.query}
+            postgres = url.set(drivername="postgresql+psycopg")
+            engine = create_engine(postgres, pool_pre_ping=True, connect_args=patience, **options)
         except ModuleNotFoundError:
             raise MissingExtraError('PostgreSQL needs its driver: run pip install "lienzo[postgres]".') from None
         event.listen(engine, "connect", durable)

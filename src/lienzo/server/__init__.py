@@ -7,7 +7,8 @@ jobs       the queue: a table and what may happen to its rows; knows no pictures
 schema     the tables; migrations/: how older databases come to look like that
 store      bytes by name, in a folder or any place that fsspec knows; pictures: finished and input pictures in it
 worker     takes jobs, makes pictures through the studio, stores them
-keepers    starts workers, starts those anew that died, and removes what is kept no longer
+keepers    starts workers, starts those anew that died or hang, and removes what is kept no longer
+watching   wakes who watches a job; looking: what detection computes, in a process of its own
 gate       lets callers in, by what the next three say
 access     who calls, and what they may do: roles and API keys
 oidc       bearer tokens of somebody else's accounts

@@ -109,7 +109,7 @@ async def _told(request: HttpRequest, error: Exception) -> JSONResponse:
     metrics.REFUSED.labels(kind(error)).inc()
     document = problem_of(error)
     if document["status"] >= 500:
-        LOG.error("%s %s: %s", request.method, request.url.path, error)
+        LOG.error("%s %r: %s", request.method, request.url.path, error)
     retry = {"Retry-After": str(max(1, round(error.retry_after)))} if isinstance(error, BusyError) else {}
     if document["status"] == 503:
         retry = {"Retry-After": "5"}
@@ -205,12 +205,16 @@ class Outside:
         who = network(scope["client"][0]) if scope.get("client") else ""
         self._answering[who] += 1
         try:
-            refusal = self._too_many(who) or self._refusal(scope)
-            await (self._app if refusal is None else _answer(refusal))(scope, counted, answered)
+            if crowd := self._too_many(who):
+                await _answer(crowd, **{"Retry-After": "5"})(scope, counted, answered)
+            elif refusal := self._refusal(scope):
+                await _answer(refusal)(scope, counted, answered)
+            else:
+                await self._app(scope, counted, answered)
         except Exception as error:
             # Without the error's own words, which may hold a prompt.
             trace = "".join(traceback.format_tb(error.__traceback__))
-            LOG.error("%s %s: %s\n%s", scope["method"], scope["path"], type(error).__name__, trace)
+            LOG.error("%s %r: %s\n%s", scope["method"], scope["path"], type(error).__name__, trace)
             if told.status is not None:
                 raise ConnectionAbortedError("an answer that had begun") from None
             await _answer(problem_of(error))(scope, receive, answered)

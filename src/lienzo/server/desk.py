@@ -91,6 +91,11 @@ def desk(request: HttpRequest) -> Desk:
     return request.app.state.desk  # type: ignore[no-any-return]
 
 
+def address(request: HttpRequest) -> str | None:
+    """Where a request comes from."""
+    return None if request.client is None else request.client.host
+
+
 At = Annotated[Desk, Depends(desk)]
 
 
@@ -117,8 +122,9 @@ class Route(APIRoute):
 
         async def admitted(http: HttpRequest) -> Response:
             for one in asked:
-                address = None if http.client is None else http.client.host
-                admit = partial(desk(http).gate.admit, http.headers, http.cookies, *one.permissions, address=address)
+                admit = partial(
+                    desk(http).gate.admit, http.headers, http.cookies, *one.permissions, address=address(http)
+                )
                 http.state.caller = await to_thread.run_sync(admit)
             return await handle(http)
 

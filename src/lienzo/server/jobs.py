@@ -246,7 +246,9 @@ class Queue:
         """What is asked for, unsealed; its inputs by their digests alone."""
         return Request.from_json(self.prompts.get(job.id, job.tenant).request)
 
-    def latest(self, tenant: str | None, *, before: str | None = None, limit: int = 50) -> list[Job]:
+    def latest(
+        self, tenant: str | None, *, owner: str | None = None, before: str | None = None, limit: int = 50
+    ) -> list[Job]:
         """The latest jobs first; before: the id of the last one seen."""
         from sqlalchemy import select
 
@@ -254,6 +256,8 @@ class Queue:
         query = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
         if tenant is not None:
             query = query.where(jobs.c.tenant == tenant)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
         if before is not None:
             query = query.where(jobs.c.id < before)
         with self.database.reading() as connection:
@@ -282,6 +286,14 @@ class Queue:
         self.get(id_, tenant)
         self._change(id_, None, {"state": "cancelled", "finished": self._clock(), "preview": None})
         return self.get(id_, tenant)
+
+    def check(self) -> None:
+        """
+        Raises:
+            StoreError: the database does not answer.
+        """
+        with self.database.reading() as connection:
+            connection.exec_driver_sql("SELECT 1")
 
     def counts(self) -> dict[str, int]:
         """State -> jobs."""

@@ -70,29 +70,34 @@ class Keeper:
                     os.write(process.stdin.fileno(), b"\n")
 
     def stop(self) -> None:
-        """Tell every worker to finish what it holds, and take nothing more."""
+        """Tell every worker to finish what it holds, and take nothing more; told again, they end at once."""
+        how = signal.SIGKILL if self.stopping.is_set() else signal.SIGTERM
         self.stopping.set()
-        for kept in self._kept:
-            if kept.process is not None:
-                kept.process.send_signal(signal.SIGTERM)
+        self._send(how)
 
     def drain(self) -> None:
         """Stop, and wait until all workers have ended."""
         self.stopping.set()
         self._thread.join()
-        self.stop()  # nobody starts others any more
+        self._send(signal.SIGTERM)  # to one that was started meanwhile; nobody starts others any more
         while self.alive:
             for kept in self._kept:
                 self._kill_if_hung(kept)  # what it held is begun anew at the next start
             time.sleep(LOOK / 4)
 
+    def _send(self, how: signal.Signals) -> None:
+        for kept in self._kept:
+            process = kept.process  # the keeper's thread may put another in its place
+            if process is not None:
+                process.send_signal(how)
+
     def _run(self) -> None:
-        cleaned = 0.0
+        next_cleaning = 0.0
         while not self.stopping.wait(LOOK):
             turns: list[Callable[[], None]] = [self._give_back_of_the_dead]
             turns += [partial(self._look_at, kept) for kept in self._kept]
-            if time.monotonic() - cleaned > CLEANING:
-                cleaned = time.monotonic()
+            if time.monotonic() > next_cleaning:
+                next_cleaning = time.monotonic() + CLEANING
                 turns.append(self.clean)
             for turn in turns:
                 try:
@@ -130,7 +135,7 @@ class Keeper:
         assert process.stdout is not None
         for line in process.stdout:
             kept.seen = time.monotonic()
-            if job := line.decode().strip():
+            if job := line.decode("ascii", "replace").strip():
                 self.changes.tell(job)
 
     def _kill_if_hung(self, kept: _Kept) -> None:
@@ -151,6 +156,8 @@ class Keeper:
         before = time.time() - self._service.keep * 86_400
         while ended := self._queue.ended_before(before):
             for job in ended:
+                if self.stopping.is_set():
+                    return
                 self._pictures.remove_all(job.id, job.attempt)
                 self._queue.forget(job)
         self._pictures.forget_inputs(before)

@@ -12,7 +12,7 @@ from lienzo.provenance.detect import MOST_PIXELS, detect, shipped_calibration
 from lienzo.provenance.examine import see
 from lienzo.provenance.keys import Keystore
 from lienzo.provenance.watermark import find
-from lienzo.weights import load
+from lienzo.weights import load, locate
 
 SECONDS = 120
 MEMORY = 16 << 30
@@ -29,7 +29,8 @@ def finding(data: bytes, source: str | None) -> dict[str, Any]:
     """
     image = see(data, most=MOST_PIXELS).convert("RGB")
     keys = [key.hex() for key in Keystore().secrets("watermark")]
-    order = json.dumps({"source": source, "size": image.size, "keys": keys}).encode() + b"\n" + image.tobytes()
+    model = str(locate(source)[1].resolve())  # here: the other process has another folder, and no network
+    order = json.dumps({"model": model, "size": image.size, "keys": keys}).encode() + b"\n" + image.tobytes()
     found: dict[str, Any] = bounded.run(look, order, seconds=SECONDS, memory=MEMORY)
     return found
 
@@ -38,7 +39,7 @@ def look(order: bytes) -> dict[str, Any]:
     """In that process."""
     head, _, pixels = order.partition(b"\n")
     asked = json.loads(head)
-    bundle = load(asked["source"])
+    bundle = load(asked["model"])
     mark = partial(find, keys=[bytes.fromhex(key) for key in asked["keys"]])
     image = Image.frombytes("RGB", asked["size"], pixels)
     seen = detect(image, bundle, shipped_calibration(bundle), find_mark=mark)

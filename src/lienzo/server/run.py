@@ -42,8 +42,8 @@ def run(service: Service, tell: Callable[[str], None]) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Ends as a service does that was told to: with exit code 0. (uvicorn dies once more of the signal.) What is told at once, the
-    workers finish while answers are still being sent."""
+    """Ends as a service does that was told to: with exit code 0. (uvicorn dies once more of the signal.) Workers are
+    told at once, and finish while answers are still being sent; a second signal ends what they do."""
 
     def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
         super().__init__(config)

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -143,7 +144,14 @@ class Worker:
     def do(self, jobs: Sequence[Job]) -> None:
         """Make the pictures of jobs that were claimed together."""
         with self._beating(jobs):
-            self._try(jobs)
+            try:
+                self._try(jobs)
+            except StoreError as error:  # while it was told how they ended: their leases run out
+                complain(f"the queue cannot be written: {error}")
+            except Exception as error:  # without its words, which may hold a prompt
+                where = "".join(traceback.format_tb(error.__traceback__))
+                complain(f"a fault of lienzo's: {type(error).__name__}\n{where}")
+                self._give_back(jobs, is_away=False)
         for job in jobs:
             self.tell(job.id)
 

@@ -4,14 +4,15 @@ import logging
 import traceback
 from asyncio import sleep
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 import gradio as gr
 from anyio import to_thread
 
 from lienzo.errors import LienzoError, RecordError, RequestError
-from lienzo.images import open_image
 from lienzo.pipeline.request import Request
+from lienzo.provenance.examine import see
 from lienzo.rng import SEED_LIMIT, new_seed
 from lienzo.server.access import Caller, Permission
 from lienzo.server.desk import Asked, Desk
@@ -155,7 +156,7 @@ class Actions:
         if data is None:
             return gr.update(value=None, visible=False), ""
         try:
-            picture = await to_thread.run_sync(open_image, data)
+            picture = await to_thread.run_sync(partial(see, data, most=self._desk.service.max_pixels))
         except LienzoError as error:
             return gr.update(value=None, visible=False), self._failed(error)
         return gr.update(value={"background": picture, "layers": [], "composite": None}, visible=True), ""
@@ -222,8 +223,8 @@ class Actions:
         return self._desk.pictures.read(job.picture)
 
     def _gallery(self, caller: Caller, chosen: str | None) -> str:
-        jobs = self._desk.queue.latest(caller.tenant, limit=2 * LATEST)
-        own = [job for job in jobs if job.state == "done" and job.owner == caller.name][:LATEST]
+        jobs = self._desk.queue.latest(caller.tenant, owner=caller.name, limit=2 * LATEST)
+        own = [job for job in jobs if job.state == "done"][:LATEST]
         return shown.gallery(self._texts, [(job, self._desk.queue.request(job)) for job in own], chosen)
 
     async def _made(self, http: gr.Request, ask: Callable[[Caller], list[Job]]) -> AsyncIterator[Told]:

@@ -14,11 +14,13 @@ from gradio.data_classes import ImageData
 from PIL import Image, ImageChops
 
 from lienzo.errors import ImageError
-from lienzo.images import DAMAGE, MAX_PIXELS
+from lienzo.images import DAMAGE
 
 MOST_DRAWINGS: Final = 64
 MOST_LAYERS: Final = 8
 """Drawings that browsers sent and did not use yet; older ones are dropped."""
+MOST_DRAWN: Final = 1 << 22
+"""Pixels of a layer."""
 
 
 def _no_example(_: object) -> None:
@@ -98,8 +100,8 @@ def mask(layers: tuple[bytes, ...], size: tuple[int, int]) -> bytes | None:
 def _opacity(data: bytes) -> Image.Image:
     try:
         layer = Image.open(io.BytesIO(data), formats=("PNG", "WEBP"))
-        if layer.width * layer.height > MAX_PIXELS:
-            raise ImageError(f"the drawing: {layer.width}x{layer.height} is more than {MAX_PIXELS:,} pixels.")
+        if layer.width * layer.height > MOST_DRAWN:
+            raise ImageError(f"the drawing: {layer.width}x{layer.height} is more than {MOST_DRAWN:,} pixels.")
         return layer.convert("RGBA").getchannel("A").point(_half)
     except DAMAGE as error:
         raise ImageError(f"the drawing: damaged or unreadable ({error}).") from None

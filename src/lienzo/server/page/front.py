@@ -8,6 +8,7 @@ import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lienzo.errors import LienzoError, RequestError
 from lienzo.server.access import Permission
-from lienzo.server.desk import Desk
+from lienzo.server.desk import Desk, address
 from lienzo.server.page import login
 from lienzo.server.page.layout import build, theme
 from lienzo.server.page.texts import LANGUAGES, language
@@ -69,7 +70,9 @@ class Front:
         request = HttpRequest(scope, receive)
         code = language(request.headers.get("accept-language"))
         try:
-            await to_thread.run_sync(self._desk.gate.admit, request.headers, request.cookies, PERMISSION)
+            admit = self._desk.gate.admit
+            where = address(request)
+            await to_thread.run_sync(partial(admit, request.headers, request.cookies, PERMISSION, address=where))
         except LienzoError as error:
             if scope["path"] != "/" or status_of(error) not in (401, 403):
                 raise

@@ -1,5 +1,6 @@
 """A page that takes an API key and keeps it in a cookie; plain HTML, so that it works before anything else does."""
 
+from functools import partial
 from html import escape
 from typing import Final
 from urllib.parse import parse_qs
@@ -9,10 +10,11 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 
 from lienzo.errors import LienzoError
 from lienzo.server.access import COOKIE, MAX_TOKEN
-from lienzo.server.desk import At
+from lienzo.server.desk import At, address
 from lienzo.server.page.texts import LANGUAGES, Texts, language
 from lienzo.server.problems import status_of
 
@@ -34,11 +36,16 @@ def ask(request: HttpRequest) -> Response:
 @router.post("/login")
 async def enter(request: HttpRequest, at: At) -> Response:
     """Keep a key that opens the page."""
-    body = await request.body()
-    (key,) = parse_qs(body[: 2 * MAX_TOKEN].decode("utf-8", "replace")).get("key", [""])[:1]
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > 2 * MAX_TOKEN:
+            raise HTTPException(413, f"The form is larger than {2 * MAX_TOKEN:,} bytes, which no key needs.")
+    (key,) = parse_qs(body.decode("utf-8", "replace")).get("key", [""])[:1]
     try:
         # The key alone decides, not who is logged in already.
-        await to_thread.run_sync(at.gate.admit, Headers({}), {COOKIE: key.strip()}, "jobs:create")
+        admit = partial(at.gate.admit, Headers({}), {COOKIE: key.strip()}, "jobs:create", address=address(request))
+        await to_thread.run_sync(admit)
     except LienzoError as error:
         if status_of(error) not in (401, 403):
             raise

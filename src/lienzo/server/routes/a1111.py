@@ -26,6 +26,7 @@ from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.errors import RequestError, nearest
 from lienzo.images import open_image, png, transparency
 from lienzo.pipeline.request import InputImage, Request
+from lienzo.provenance.examine import see
 from lienzo.provenance.infotext import SAMPLER_NAMES, SCHEDULE_NAMES, infotext
 from lienzo.provenance.parameters import read_parameters
 from lienzo.server.access import Caller
@@ -300,6 +301,7 @@ def _inputs(at: Desk, caller: Caller, asked: Img2Img) -> dict[str, Any]:
 def _mask(at: Desk, caller: Caller, asked: Img2Img, blur: tuple[float, float]) -> InputImage:
     """White where to paint anew. Of a mask with transparency that program looks at nothing else: what is opaque counts."""
     file = decoded(asked.mask or "", "mask")
+    see(file, "mask", most=at.service.max_pixels)  # whether it can be read within bounds
     seen = transparency(file, "mask")
     mask = open_image(file, "mask").convert("L") if seen is None else ImageOps.invert(seen)
     if asked.inpainting_mask_invert:

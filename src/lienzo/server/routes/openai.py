@@ -23,6 +23,7 @@ from starlette.datastructures import UploadFile
 from lienzo.errors import RequestError
 from lienzo.images import png, transparency
 from lienzo.pipeline.request import InputImage, Request
+from lienzo.provenance.examine import see
 from lienzo.server.access import Caller
 from lienzo.server.clients import Harmless, complaints, ended, first_seed, series, submit, undone
 from lienzo.server.desk import Asked, At, Desk, allowed
@@ -120,7 +121,10 @@ class Route(Admitting):
                 return await handle(http)
             except Exception as error:
                 known = http.app.exception_handlers
-                answer = await next(known[one] for one in type(error).__mro__ if one in known)(http, error)
+                tell = next((known[one] for one in type(error).__mro__ if one in known), None)
+                if tell is None:
+                    raise
+                answer = await tell(http, error)
                 kept = {
                     name: answer.headers[name] for name in ("retry-after", "www-authenticate") if name in answer.headers
                 }
@@ -161,7 +165,7 @@ def as_error(document: Mapping[str, Any], headers: Mapping[str, str]) -> JSONRes
 @router.post("/generations", response_model=Pictures, response_model_exclude_none=True)
 async def generations(at: At, caller: Creator, http: HttpRequest, asked: Generation) -> Response | Pictures:
     """Pictures from words. Answers when all are there; who goes away earlier cancels what is not."""
-    return await _made(at, caller, http, asked, asked.request())
+    return await _made(at, caller, http, asked, await to_thread.run_sync(asked.request))
 
 
 @router.post(
@@ -209,7 +213,7 @@ async def edits(at: At, caller: Creator, http: HttpRequest) -> Response | Pictur
         if not least <= len(files[name]) <= 1:
             raise RequestError(f"{name}: got {len(files[name])} files. Give one, as multipart/form-data.")
     inputs = await to_thread.run_sync(partial(_inputs, at, caller, files["image"][0], *files["mask"]))
-    return await _made(at, caller, http, asked, asked.request(**inputs))
+    return await _made(at, caller, http, asked, await to_thread.run_sync(partial(asked.request, **inputs)))
 
 
 def _inputs(at: Desk, caller: Caller, image: bytes, mask: bytes | None = None) -> dict[str, InputImage]:
@@ -218,6 +222,8 @@ def _inputs(at: Desk, caller: Caller, image: bytes, mask: bytes | None = None) -
         ImageError, RequestError: unreadable, too large, or a mask that has no transparency or not the picture's size.
     """
     found = {"init": at.pictures.add_input(caller.tenant, image)}
+    if mask is not None:
+        see(mask, "mask", most=at.service.max_pixels)  # whether it can be read within bounds
     seen = transparency(image if mask is None else mask, "image" if mask is None else "mask")
     if seen is None and mask is not None:
         raise RequestError("mask: is opaque throughout. Make it transparent where the picture is to be painted anew.")

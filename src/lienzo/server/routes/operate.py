@@ -23,7 +23,7 @@ def readyz(at: At, response: Response) -> dict[str, str]:
     """Whether it can work: its database answers, and a worker runs."""
     found = {"database": "ok", "workers": "ok" if at.keeper.alive else "none runs"}
     try:
-        at.queue.counts()
+        at.queue.check()
     except LienzoError:
         found["database"] = "does not answer"
     if set(found.values()) != {"ok"}:
