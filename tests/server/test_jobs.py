@@ -96,6 +96,19 @@ def test_an_idempotency_key_gives_the_same_job(queue: Queue) -> None:
     assert put(queue, "eve", idempotency="k", body=b"two").id != job.id
 
 
+def test_a_spent_quota_takes_no_job_back(queue: Queue) -> None:
+    def spent() -> None:
+        raise BusyError("spent", 5)
+
+    job = put(queue, idempotency="k", body=b"1")
+    assert queue.put(CIRCLE, tenant="ana", owner="ana", model="tiny", idempotency="k", body=b"1", check=spent) == (
+        job,
+        False,
+    )
+    with pytest.raises(BusyError):
+        put(queue, check=spent)
+
+
 def test_the_same_key_at_once_is_one_job(place: str) -> None:
     queue = Queue(place)
     found: list[str] = []

@@ -113,6 +113,14 @@ def test_nobody_sees_another_tenants_pictures(house: House, role: str) -> None:
             assert "queue:manage" in ROLES[role] and job.json()["request"] is None  # type: ignore[index]
 
 
+def test_operators_see_not_what_their_own_tenant_asked_for(house: House) -> None:
+    assert "jobs:read" not in ROLES["operator"]  # type: ignore[index]
+    with house.client("acme", "operator") as operator:
+        job = operator.get(f"/v1/jobs/{house.done}")
+        events = operator.get(f"/v1/jobs/{house.done}/events").text
+    assert job.status_code == 200 and job.json()["request"] is None and "canary" not in job.text + events
+
+
 def test_operators_see_not_why_a_prompt_was_blocked(house: House) -> None:
     with house.client("acme", "user") as user, house.client("other", "operator") as operator:
         job = user.post("/v1/jobs", json={"prompt": "child porn", **SMALL}).json()["id"]

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 import rfc8785
 from PIL import Image
@@ -272,16 +272,23 @@ def _bounds(schema: Mapping[str, Any]) -> str:
     return "".join(f" {word} {schema[key]:,.10g}" for key, word in words.items() if key in schema)
 
 
+MOST_FINDINGS: Final = 10
+"""That an error tells of."""
+
+
 def _explain(error: ValidationError) -> str:
     """Pydantic's findings as sentences: which field, what was got, what is allowed."""
     lines: dict[str, str] = {}  # one a field: where one of its numbers is wrong, pydantic counts the rest anew
     fields = Request.model_json_schema()["properties"]
     for found in error.errors(include_url=False):
-        name = ".".join(str(part) for part in found["loc"])
+        name = ".".join(str(part)[:100] for part in found["loc"])
         message, got = found["msg"].removeprefix("Value error, "), found["input"]
         field = str(found["loc"][0]) if name else ""
         if field in lines:
             continue
+        if len(lines) == MOST_FINDINGS:
+            lines[""] = "And more."
+            break
         shown = repr(got) if len(repr(got)) <= 80 else repr(got)[:77] + "..."
         if found["type"] == "value_error":  # a validator's own words; an input picture's begin with its name
             told = message.removeprefix(f"{got}: ").removeprefix("the picture: ")

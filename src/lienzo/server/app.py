@@ -180,10 +180,12 @@ class Outside:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, told: tracing.Answered) -> None:
         begun, got, is_whole = time.perf_counter(), 0, False
+        reads: float | None = None  # since when
 
         async def counted() -> Message:
-            nonlocal got, is_whole
-            left = begun + PATIENCE + got / SLOWEST - time.perf_counter()
+            nonlocal got, is_whole, reads
+            reads = time.perf_counter() if reads is None else reads
+            left = reads + PATIENCE + got / SLOWEST - time.perf_counter()
             try:
                 with anyio.fail_after(None if is_whole else max(0.0, left)):
                     message = await receive()

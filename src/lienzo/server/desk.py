@@ -57,7 +57,6 @@ class Desk:
             RequestError: more than is allowed here, or something that is not there.
             BusyError: the queue is full, or the quota spent.
         """
-        self.gate.check(caller, 1)
         name = next(iter(self.service.sources)) if model is None else model
         if name not in self.service.sources:
             raise RequestError(f"model: got {name[:100]!r}. {nearest(name, self.service.sources)}")
@@ -77,6 +76,7 @@ class Desk:
             idempotency=idempotency,
             body=body,
             trace=tracing.current(),
+            check=lambda: self.gate.check(caller, 1),
             charge=lambda connection: self.gate.charge(connection, caller),
         )
         self.keeper.wake()

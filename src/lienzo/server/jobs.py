@@ -158,6 +158,7 @@ class Queue:
         idempotency: str | None = None,
         body: bytes = b"",
         trace: str | None = None,
+        check: Callable[[], object] = lambda: None,
         charge: Callable[["Connection"], object] | None = None,
     ) -> tuple[Job, bool]:
         """Keep a job; durable when this returns.
@@ -166,6 +167,7 @@ class Queue:
             deadline: seconds since 1970 after which nobody wants the picture any more.
             idempotency: the caller's key: the same again gives the same job; body: what has to be the same with it.
             trace: traceparent of what asks for it.
+            check: called before anything is kept of a new job; raises where the tenant may have no more.
             charge: called in the same transaction; raises where the tenant may have no more.
 
         Returns:
@@ -180,6 +182,7 @@ class Queue:
         digest = None if idempotency is None else hmac.digest(self._secret, body, "sha256")
         if idempotency is not None and (known := self._repeated(tenant, idempotency, digest)):
             return known, False
+        check()
         with self.database.reading() as connection:
             self._check_room(connection, tenant)
         id_ = new_id(self._clock())

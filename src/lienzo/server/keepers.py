@@ -93,12 +93,18 @@ class Keeper:
 
     def _run(self) -> None:
         next_cleaning = 0.0
+
+        def clean() -> None:
+            nonlocal next_cleaning
+            if self.clean():
+                next_cleaning = 0.0
+
         while not self.stopping.wait(LOOK):
             turns: list[Callable[[], None]] = [self._give_back_of_the_dead]
             turns += [partial(self._look_at, kept) for kept in self._kept]
             if time.monotonic() > next_cleaning:
                 next_cleaning = time.monotonic() + CLEANING
-                turns.append(self.clean)
+                turns.append(clean)
             for turn in turns:
                 try:
                     turn()
@@ -151,17 +157,23 @@ class Keeper:
             if host == socket.gethostname() and not _lives(int(pid)):
                 self._queue.release(worker)
 
-    def clean(self) -> None:
-        """Remove what has been kept for long enough."""
+    def clean(self) -> bool:
+        """Remove what has been kept for long enough, but not so much at once that workers are not looked after.
+
+        Returns:
+            Whether there may be more.
+        """
         before = time.time() - self._service.keep * 86_400
-        while ended := self._queue.ended_before(before):
-            for job in ended:
-                if self.stopping.is_set():
-                    return
-                self._pictures.remove_all(job.id, job.attempt)
-                self._queue.forget(job)
-        self._pictures.forget_inputs(before)
-        self._queue.sweep(time.time() - ORPHANED)
+        ended = self._queue.ended_before(before, limit=20)
+        for job in ended:
+            if self.stopping.is_set():
+                return False
+            self._pictures.remove_all(job.id, job.attempt)
+            self._queue.forget(job)
+        if not ended:
+            self._pictures.forget_inputs(before)
+            self._queue.sweep(time.time() - ORPHANED)
+        return bool(ended)
 
 
 def _runs(kept: _Kept) -> bool:
