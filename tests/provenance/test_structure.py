@@ -5,8 +5,18 @@ import io
 import struct
 from typing import Any
 
+import numpy as np
 import pytest
-from forging import chunk, picture, segment, where_the_manifest_is, with_a_gap, with_another_manifest, with_box
+from forging import (
+    chunk,
+    picture,
+    segment,
+    where_the_manifest_is,
+    with_a_gap,
+    with_another_manifest,
+    with_box,
+    with_less_padding,
+)  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -115,7 +125,7 @@ def test_nothing_else_hides_between_the_manifests_parts(
 def test_no_box_that_nobody_signed(place: str, own: Issuer, trusted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     signed = add(picture("PNG"), "PNG", issuer=own, title="x", receipt=RECEIPT).data
     manifest = structure(signed).store
-    label = "urn:" + manifest.partition(b"urn:")[2].partition(b"\0")[0].decode()
+    label = label_of(manifest)
     inside = [place] if place == "c2pa.signature" else ["c2pa.assertions", place]
     free = struct.pack(">I", 8 + 1000) + b"free" + b"<script>".ljust(1000)
     forged = with_another_manifest(signed, with_box(manifest, ["c2pa", label, *inside], free))
@@ -128,6 +138,69 @@ def test_no_word_in_the_padding(own: Issuer, trusted: str, monkeypatch: pytest.M
     at = manifest.rindex(b"cpad") + 7
     forged = with_another_manifest(signed, manifest[:at] + b"<script>" + manifest[at + 8 :])
     must_be_refused(forged, trusted, monkeypatch)
+
+
+def label_of(manifest: bytes) -> str:
+    return "urn:" + manifest.partition(b"urn:")[2].partition(b"\0")[0].decode()
+
+
+WORDS = b"<script>" * 20
+
+
+@pytest.mark.parametrize("first", [b"\xa1\x00", b"\xa1\x60", b"list"])
+def test_no_words_in_padding_of_another_type(
+    first: bytes, own: Issuer, trusted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map whose only key is 0 or the empty text, or a list of 0 and false: all that can be asked of them looks like zeros."""
+    signed = add(picture("PNG"), "PNG", issuer=own, title="x", receipt=RECEIPT).data
+    manifest = structure(signed).store
+    at = manifest.rindex(b"cpad") + 4
+    size = int.from_bytes(manifest[at + 1 : at + 3])
+    if first == b"list":
+        body = (
+            b"\x99" + size.to_bytes(2) + bytes(0xF4 if bit else 0 for bit in np.unpackbits(bytearray(WORDS * 9))[:size])
+        )
+    else:
+        body = first + b"\x59" + (size - len(first)).to_bytes(2) + WORDS.ljust(size - len(first))
+    body = body.ljust(size + 3)
+    must_be_refused(
+        with_another_manifest(signed, manifest[:at] + body + manifest[at + size + 3 :]), trusted, monkeypatch
+    )
+
+
+def test_no_words_for_the_signatures_content(own: Issuer, trusted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed = add(picture("PNG"), "PNG", issuer=own, title="x", receipt=RECEIPT).data
+    words = b"\x58" + bytes([len(WORDS)]) + WORDS
+    manifest = structure(signed).store
+    at = manifest.rindex(b"cpad") + 4
+    behind = at + 3 + int.from_bytes(manifest[at + 1 : at + 3])
+    assert manifest[behind] == 0xF6, "nil"
+    short = with_less_padding(manifest, len(words) - 1)
+    grown = bytearray(short[: behind - len(words) + 1] + words + short[behind - len(words) + 2 :])
+    assert len(grown) == len(manifest)
+    begin = 0
+    for label in ("c2pa", label_of(manifest), "c2pa.signature", None):  # the boxes around it are as long as they were
+        while label is not None and manifest[begin + 33 :].partition(b"\0")[0].decode() != label:
+            begin += int.from_bytes(manifest[begin : begin + 4])
+        grown[begin : begin + 4] = manifest[begin : begin + 4]
+        begin += 8 + int.from_bytes(manifest[begin + 8 : begin + 12])
+    must_be_refused(with_another_manifest(signed, bytes(grown)), trusted, monkeypatch)
+
+
+def test_no_superbox_that_nothing_refers_to(own: Issuer, trusted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def box(name: bytes, body: bytes) -> bytes:
+        return (8 + len(body)).to_bytes(4) + name + body
+
+    def superbox(kind: bytes, label: bytes, inner: bytes) -> bytes:
+        about = kind + bytes.fromhex("00110010800000aa00389b71") + b"\x03" + label + b"\0"
+        return box(b"jumb", box(b"jumd", about) + inner)
+
+    data = b"\xa2\x69dc:format\x6atext/plain\x64data\x58" + bytes([len(WORDS)]) + WORDS
+    boxes = superbox(b"c2db", b"c2pa.databoxes", superbox(b"cbor", b"c2pa.data", box(b"cbor", data)))
+    signed = add(picture("PNG"), "PNG", issuer=own, title="x", receipt=RECEIPT).data
+    manifest = structure(signed).store
+    forged = with_box(manifest, ["c2pa", label_of(manifest)], boxes)
+    must_be_refused(with_another_manifest(signed, forged), trusted, monkeypatch)
 
 
 def test_a_forged_parents_credentials_are_not_kept(own: Issuer, trusted: str) -> None:
