@@ -16,7 +16,7 @@ from forging import (
     with_another_manifest,
     with_box,
     with_less_padding,
-)  # fmt: skip
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -278,10 +278,27 @@ def test_what_is_shown_differently_is_told(data: bytes) -> None:
     assert found.flaw is None and found.views
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["colorspace", "type", "exif:Orientation", "orientation", "gamma", "compose", "Colorspace", "alpha", "parameters ",
+     "comment", "x" * 200, "", "XML:com.adobe.xmp", "Raw profile type exif", "\xff"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"iTXt"])
+def test_texts_that_steer_programs_are_told(word: str, kind: bytes) -> None:
+    """ImageMagick takes the first ones for settings of its own: a picture in inverted colours, or upside down."""
+    more = {b"tEXt": b"", b"zTXt": b"\0", b"iTXt": bytes(4)}[kind]
+    found = structure(plain_with(chunk(kind, word.encode("latin-1") + b"\0" + more + b"CMY")))
+    (told,) = found.views
+    assert found.flaw is None and "some programs go by texts" in told and len(told) < 250
+
+
 def test_what_is_shown_alike() -> None:
     texts = PngInfo()
     texts.add_text("parameters", "a circle")
+    texts.add_text("parameters", "ein Kreis, \u4e00", zip=True)
     texts.add_itxt("lienzo", "{}")
+    for word in ("Software", "Comment", "Creation Time", "prompt", "workflow"):
+        texts.add_text(word, "colorspace")
     for data in (PNG, saved("L"), saved("RGB", pnginfo=texts), plain_with(chunk(b"sRGB", b"\0")), webp()):
         assert structure(data).views == ()
 

@@ -42,8 +42,16 @@ _CRITICAL: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _PLAIN: Final = (b"IHDR", b"IDAT", b"IEND", b"caBX", b"tEXt", b"zTXt", b"iTXt", b"tIME", b"sRGB")
 """Chunks that change nothing of how a PNG is shown; sRGB says what is assumed without it."""
 _TEXT: Final = (b"tEXt", b"zTXt", b"iTXt")
-_HIDDEN: Final = (b"raw profile type", b"xml:com.adobe.xmp")
-"""Texts, by their keywords' beginnings, in which some programs look for EXIF, colour profiles and orientation."""
+_WORDS: Final = (
+    # of the PNG specification, section 11.3.3.1
+    b"Title", b"Author", b"Description", b"Copyright", b"Creation Time", b"Software", b"Disclaimer", b"Warning", b"Source", b"Comment",
+    b"lienzo", b"parameters",  # of lienzo's own pictures, the second also of AUTOMATIC1111's and those who follow it
+    b"prompt", b"workflow",  # ComfyUI
+    b"Dream", b"sd-metadata", b"invokeai_metadata", b"invokeai_graph", b"invokeai_workflow",  # InvokeAI
+    b"date:create", b"date:modify", b"date:timestamp",  # ImageMagick
+)  # fmt: skip
+"""Keywords of texts that no program goes by. Others steer some: ImageMagick takes `colorspace`, `type`, `exif:Orientation` and
+more for its own settings, others look into `Raw profile type exif` and `XML:com.adobe.xmp`."""
 _WEBP: Final = (b"VP8X", b"ICCP", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ", b"C2PA")
 _LOSSY: Final = "it is lossy, and programs decode it to slightly other pixels"
 
@@ -146,8 +154,8 @@ def _png(data: bytes) -> Structure:
                 views.append("it is neither RGB nor grey of 8 bits, without transparency")
         elif name == b"caBX":
             place, store = (at, end), body
-        elif name in _TEXT and body.lower().startswith(_HIDDEN):
-            views.append("a text in it holds EXIF, XMP or a colour profile, which some programs go by")
+        elif name in _TEXT and (word := body.partition(b"\0")[0]) not in _WORDS:
+            views.append(f"it has a text {word[:40].decode('latin-1')!a}, and some programs go by texts")
         elif name not in (*_PLAIN, *_CRITICAL):
             views.append(f"it has a chunk {name.decode()}")
     first = names.index(b"IDAT") if b"IDAT" in names else 0
