@@ -186,7 +186,15 @@ def test_what_is_seen_is_what_is_verified(marked_pipeline: Pipeline, tmp_path: P
     frame = chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, *image.size, 0, 0, 1, 1, 0, 0))
     pixels = next(body for kind, body in chunks(png(other)) if kind == b"IDAT")
     moving = bare[:33] + tables + bare[33:-12] + frame + chunk(b"fdAT", bytes(3) + b"\1" + pixels) + bare[-12:]
-    for data in (brighter, moving):
+    raw = zlib.decompress(next(body for kind, body in chunks(bare) if kind == b"IDAT"))
+    shortsighted = bare.replace(
+        next(chunk(kind, body) for kind, body in chunks(bare) if kind == b"IDAT"),
+        chunk(
+            b"IDAT", b"\x08\x1d" + zlib.compress(raw, 9)[2:]
+        ),  # libpng shows the rows before a match of 256 bytes back
+    )
+    steered = bare[:33] + chunk(b"tEXt", b"colorspace\0CMY") + bare[33:]  # inverted colours in ImageMagick
+    for data in (brighter, moving, shortsighted, steered):
         (tmp_path / "forged.png").write_bytes(data)
         code, output = run("verify", tmp_path / "forged.png", "--json")
         (layer,) = [one for one in json.loads(output)["layers"] if one["name"] == "pixels"]

@@ -83,6 +83,67 @@ def test_a_doubt_is_no_answer(certificate: x509.Certificate) -> None:
     assert leaf_key(good, "urn:c2pa:2") is None
 
 
+HASH = {"exclusions": [{"start": 3, "length": 4}]}
+PARTS = ("c2pa.assertions", "c2pa.claim.v2", "c2pa.signature")
+TOKEN = {"tstTokens": [{"val": b"token"}]}
+
+
+def manifest(signature: list[object], names: tuple[str, ...] = PARTS, salt: bytes = b"") -> bytes:
+    """A manifest of these parts; the salt is the claim's."""
+    boxes = {
+        "c2pa.assertions": superbox("c2pa.hash.data", box(b"cbor", cbor(HASH))),
+        "c2pa.signature": box(b"cbor", b"\xd2" + cbor(signature)),
+    }
+    claim = box(b"jumd", bytes(16) + b"\x03c2pa.claim.v2\0" + salt) + box(b"cbor", cbor({}))
+    parts = (
+        box(b"jumb", claim) if name == "c2pa.claim.v2" else superbox(name, boxes.get(name, box(b"cbor", cbor({}))))
+        for name in names
+    )
+    return superbox("c2pa", superbox(LABEL, *parts))
+
+
+@pytest.mark.parametrize(
+    "unprotected",
+    [{}, {"pad": b""}, {"pad": bytes(99), "pad2": bytes(3)}, {"sigTst": TOKEN}, {"pad": bytes(9), "sigTst2": TOKEN}],
+)
+def test_nothing_unsigned(unprotected: dict[str, object]) -> None:
+    assert hole(manifest([b"", unprotected, None, b"signed"]), LABEL) == (3, 7)
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        *(
+            [b"", unprotected, None, b"signed"]
+            for unprotected in (
+                {"x": b""}, {"pad": b"\0\0x"}, {"pad": {}}, {"pad": {0: b"words"}}, {"pad": {"": b"words"}}, {"pad": [0, 0]},
+                {"pad2": []}, {"pad2": ""}, {"pad": None}, {"pad": 0},
+                {"sigTst": TOKEN, "sigTst2": TOKEN}, {"sigTst": b"token"}, {"sigTst": {}}, {"sigTst": {"tstTokens": []}},
+                {"sigTst2": {**TOKEN, "x": b"words"}}, {"sigTst2": {"tstTokens": [{"val": b"", "x": b"words"}]}},
+                {"sigTst2": {"tstTokens": [{"val": b"token"}, {"val": b"words"}]}}, {"sigTst2": {"tstTokens": [{"val": "words"}]}},
+            )
+        ),
+        [b"", {}, b"words", b"signed"], [b"", {}, None, b"signed", b"words"], [b"", {}, None], [b"", {}, None, "words"],
+        [{}, {}, None, b"signed"], [b"", [], None, b"signed"],
+    ],
+)  # fmt: skip
+def test_words_that_nobody_signed(signature: list[object]) -> None:
+    assert hole(manifest(signature), LABEL) is None
+
+
+def test_a_manifest_has_three_parts() -> None:
+    good = [b"", {}, None, b"signed"]
+    for names in (
+        (*PARTS, "c2pa.databoxes"),
+        (*PARTS, "c2pa.credentials"),
+        ("x", *PARTS),
+        PARTS[::2],
+        (*PARTS, PARTS[1]),
+    ):
+        assert hole(manifest(good, names), LABEL) is None
+    assert hole(manifest(good, salt=b"\0\0\0\x18c2sh" + bytes(16)), LABEL) is None  # which no hash is made of
+
+
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda data: store(data, {})))
 def test_anything_for_a_store(data: bytes) -> None:
     assert leaf_key(data, LABEL) is None

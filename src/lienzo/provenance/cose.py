@@ -12,12 +12,15 @@ from typing import Any, Final
 
 _SIGN1, _X5CHAIN = 18, 33
 _DEPTH: Final = 16
-_PADS: Final = ("pad", "pad2")
+_PADS: Final = {"pad", "pad2"}
 _TIMES: Final = {"sigTst", "sigTst2"}
-_UNSIGNED: Final = {*_PADS, *_TIMES}
+_UNSIGNED: Final = _PADS | _TIMES
 """Names in an unprotected header (C2PA 2.2, section 13.2): padding and timestamps."""
 _CONTENTS: Final = ([b"cbor"], [b"json"], [b"bfdb", b"bidb"])
 """What a box holds that holds no others: CBOR, JSON, or a file with its description."""
+_ASSERTIONS: Final = "c2pa.assertions"
+_PARTS: Final = [_ASSERTIONS, "c2pa.claim.v2", "c2pa.signature"]
+"""What a manifest holds. C2PA knows more (data boxes, credentials of persons), to which nothing has to refer."""
 
 
 def leaf_key(store: bytes, manifest: str) -> bytes | None:
@@ -48,11 +51,12 @@ def hole(store: bytes, manifest: str) -> tuple[int, int] | None:
     Timestamps are signed by their authority, which is not checked here; see `timestamped`.
     """
     try:
-        _check_boxes(_inside(store, "c2pa", manifest))
-        _, unprotected, *_ = _cbor(_cbor_of(_inside(store, "c2pa", manifest, "c2pa.signature")))
-        if unprotected.keys() - _UNSIGNED or any(any(unprotected.get(name, b"")) for name in _PADS):
+        content = _inside(store, "c2pa", manifest)
+        if [label for label, _ in _superboxes(content)] != _PARTS:
             return None
-        assertion = _cbor(_cbor_of(_inside(store, "c2pa", manifest, "c2pa.assertions", "c2pa.hash.data")))
+        _check_boxes(content)
+        _check_signature(_cbor(_cbor_of(_inside(content, "c2pa.signature"))))
+        assertion = _cbor(_cbor_of(_inside(content, _ASSERTIONS, "c2pa.hash.data")))
         (left_out,) = assertion["exclusions"]
         return left_out["start"], left_out["start"] + left_out["length"]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
@@ -80,17 +84,35 @@ def _cbor_of(content: bytes) -> bytes:
     return body
 
 
-def _check_boxes(content: bytes) -> None:
-    """The library passes over boxes that it does not know, also where it computes hashes."""
+def _check_signature(signature: Any) -> None:
+    """Nobody signs what stands around the protected header and the signature's own bytes, and the library does not look: no
+    content, which is the claim in its box; padding of zeros, and of no other type; one timestamp at most."""
+    protected, unprotected, content, signed = signature
+    if not (isinstance(protected, bytes) and content is None and isinstance(signed, bytes)):
+        raise ValueError("no COSE_Sign1 without content")
+    if unprotected.keys() - _UNSIGNED:
+        raise ValueError("words in the unsigned header")
+    for pad in unprotected.keys() & _PADS:
+        if not isinstance(unprotected[pad], bytes) or any(unprotected[pad]):
+            raise ValueError("words in the padding")
+    times = [unprotected[name] for name in unprotected.keys() & _TIMES]
+    for time in times:
+        token = time["tstTokens"][0]["val"]
+        if len(times) > 1 or not isinstance(token, bytes) or time != {"tstTokens": [{"val": token}]}:
+            raise ValueError("more than one timestamp")
+
+
+def _check_boxes(content: bytes, salted: bool = False) -> None:
+    """The library passes over boxes that it does not know, also where it computes hashes. Salts are for what is hashed."""
     kinds = []
     for kind, body in _boxes(content):
         kinds.append(kind)
         if kind == b"jumb":
             ((_, about),) = _boxes(body[: (size := int.from_bytes(body[:4]))])
-            salt = about[17:].partition(b"\0")[2]  # a box of 16 random bytes, or none
-            if salt and (len(salt) != 24 or salt[:8] != b"\0\0\0\x18c2sh"):
+            label, _, salt = about[17:].partition(b"\0")
+            if salt and not (salted and len(salt) == 24 and salt[:8] == b"\0\0\0\x18c2sh"):
                 raise ValueError("a description with something behind it")
-            _check_boxes(body[size:])
+            _check_boxes(body[size:], salted or label == _ASSERTIONS.encode())
     if set(kinds) != {b"jumb"} and kinds not in _CONTENTS:
         raise ValueError("boxes that no manifest needs")
 

@@ -10,7 +10,8 @@ apart here once more, by rules that are narrower than the formats' own, and what
   baseline, extended and progressive by Huffman codes. The manifest lies in APP11 segments that follow each other
   without a gap and make one whole box (ISO 19566-5, annex D); there is no other APP11.
 * PNG (third edition): chunks with right checksums, IHDR first, IDAT in one run, IEND last and nothing after it. The
-  manifest is one caBX before the pixels.
+  manifest is one caBX before the pixels. Where pixels alone are to prove something, the IDAT stream too is followed to
+  its end, by all of its rules: decoders disagree about where they give up on one that breaks them, and show half a picture.
 * WebP (RFC 9649): the RIFF's size is the file's, each known chunk at most once, padding zero. The manifest is one chunk
   C2PA at the end.
 
@@ -18,16 +19,20 @@ apart here once more, by rules that are narrower than the formats' own, and what
 differently; it matters where pixels alone are to prove something.
 """
 
+import functools
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 from PIL import Image
 
-from lienzo.provenance.files import kind_of_data
+from lienzo.images import MAX_PIXELS
+from lienzo.provenance.deflate import DeflateError, walk
+from lienzo.provenance.files import Kind, kind_of_data
 
 _SOI, _EOI, _SOS, _APP11 = 0xD8, 0xD9, 0xDA, 0xEB
 _FRAMES: Final = (0xC0, 0xC1, 0xC2)
@@ -42,8 +47,25 @@ _CRITICAL: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _PLAIN: Final = (b"IHDR", b"IDAT", b"IEND", b"caBX", b"tEXt", b"zTXt", b"iTXt", b"tIME", b"sRGB")
 """Chunks that change nothing of how a PNG is shown; sRGB says what is assumed without it."""
 _TEXT: Final = (b"tEXt", b"zTXt", b"iTXt")
-_HIDDEN: Final = (b"raw profile type", b"xml:com.adobe.xmp")
-"""Texts, by their keywords' beginnings, in which some programs look for EXIF, colour profiles and orientation."""
+_WORDS: Final = (
+    # of the PNG specification, section 11.3.3.1
+    b"Title", b"Author", b"Description", b"Copyright", b"Creation Time", b"Software", b"Disclaimer", b"Warning", b"Source", b"Comment",
+    b"lienzo", b"parameters",  # of lienzo's own pictures, the second also of AUTOMATIC1111's and those who follow it
+    b"prompt", b"workflow",  # ComfyUI
+    b"Dream", b"sd-metadata", b"invokeai_metadata", b"invokeai_graph", b"invokeai_workflow",  # InvokeAI
+    b"date:create", b"date:modify", b"date:timestamp",  # ImageMagick
+)  # fmt: skip
+"""Keywords of texts that no program goes by. Others steer some: ImageMagick takes `colorspace`, `type`, `exif:Orientation` and
+more for its own settings, others look into `Raw profile type exif` and `XML:com.adobe.xmp`."""
+_CHANNELS: Final = {0: 1, 2: 3}
+"""By the colour types that are shown alike everywhere: grey and RGB."""
+_ONE_PASS: Final = ((0, 0, 1, 1),)
+_ADAM7: Final = (
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
+)  # fmt: skip
+"""The first column and row of each pass, and the steps to the next ones (section 8.1)."""
+_MOST_RASTER: Final = 4 * MAX_PIXELS
+"""Bytes of pixels, filters included, of the thinnest picture that is read at all."""
 _WEBP: Final = (b"VP8X", b"ICCP", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ", b"C2PA")
 _LOSSY: Final = "it is lossy, and programs decode it to slightly other pixels"
 
@@ -69,9 +91,15 @@ class _FlawError(Exception):
     """What breaks the rules, in words."""
 
 
-def structure(data: bytes) -> Structure:
-    """Take a PNG, JPEG or WebP apart, told by content. Never raises; decodes no pixel."""
-    readers = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp}
+def structure(data: bytes, *, pixels: bool = False) -> Structure:
+    """Take a PNG, JPEG or WebP apart, told by content. Never raises.
+
+    Args:
+        pixels: also follow the compressed pixels of a PNG, which takes half a second for each megabyte; what is wrong there is
+            one of the `views`.
+    """
+    png = functools.partial(_png, pixels=pixels)
+    readers: dict[Kind, Callable[[bytes], Structure]] = {"PNG": png, "JPEG": _jpeg, "WEBP": _webp}
     kind = kind_of_data(data)
     try:
         return readers[kind](data) if kind is not None else Structure(flaw="it is no PNG, JPEG or WebP")
@@ -135,19 +163,27 @@ def _joined(segments: list[bytes]) -> bytes:
     return store
 
 
-def _png(data: bytes) -> Structure:
+def _png(data: bytes, *, pixels: bool) -> Structure:
     names, views, place, store = list[bytes](), list[str](), None, b""
+    header, stream = b"", list[bytes]()
     for name, at, end in _chunks(data):
         body = data[at + 8 : end - 4]
         names.append(name)
         if name == b"IHDR":
             _must(len(body) == 13, "a header of another size")
-            if (body[8], body[9]) not in ((8, 0), (8, 2)):
+            header = body
+            if body[8] != 8 or body[9] not in _CHANNELS:
                 views.append("it is neither RGB nor grey of 8 bits, without transparency")
+            elif body[10:12] != bytes(2) or body[12] > 1:
+                views.append("its pixels are kept in a way that is not known")
+        elif name == b"IDAT":
+            stream.append(body)
+        elif name == b"PLTE":
+            views.append("it has a palette")
         elif name == b"caBX":
             place, store = (at, end), body
-        elif name in _TEXT and body.lower().startswith(_HIDDEN):
-            views.append("a text in it holds EXIF, XMP or a colour profile, which some programs go by")
+        elif name in _TEXT and (word := body.partition(b"\0")[0]) not in _WORDS:
+            views.append(f"it has a text {word[:40].decode('latin-1')!a}, and some programs go by texts")
         elif name not in (*_PLAIN, *_CRITICAL):
             views.append(f"it has a chunk {name.decode()}")
     first = names.index(b"IDAT") if b"IDAT" in names else 0
@@ -157,7 +193,32 @@ def _png(data: bytes) -> Structure:
     _must(count > 0 and names[first : first + count] == [b"IDAT"] * count, "its IDAT chunks do not follow each other")
     _must(names.count(b"PLTE") <= 1, "more than one palette")
     _must(b"caBX" not in names[first:] and names.count(b"caBX") <= 1, "its manifest is not one chunk before the pixels")
+    if pixels and not views:
+        try:
+            _follow(header, b"".join(stream))
+        except (_FlawError, DeflateError, zlib.error) as error:
+            views.append(f"its compressed pixels are not surely read alike everywhere: {error}")
     return Structure(views=tuple(dict.fromkeys(views)), place=place, store=store)
+
+
+def _follow(header: bytes, stream: bytes) -> None:
+    """A PNG's pixels, of a header that is known: exactly its rows, by every rule of zlib's format."""
+    width, height = int.from_bytes(header[:4]), int.from_bytes(header[4:8])
+    steps = _ADAM7 if header[12] else _ONE_PASS
+    passes = [(-(-(height - y) // down), -(-(width - x) // right)) for x, y, right, down in steps]
+    rasters = [(rows, 1 + _CHANNELS[header[9]] * columns) for rows, columns in passes if rows > 0 and columns > 0]
+    size = sum(rows * row for rows, row in rasters)
+    _must(size <= _MOST_RASTER, f"{size:,} bytes of pixels, more than the {_MOST_RASTER:,} that are read")
+    found = walk(stream)
+    _must(found.size == size, f"{found.size:,} bytes of pixels, {size:,} are expected")
+    _must(
+        found.reach <= found.window, f"they reach {found.reach:,} bytes back, the header says {found.window:,} at most"
+    )
+    _must(found.end + 4 == len(stream), "they do not end with the checksum, or something follows it")
+    raw = np.frombuffer(zlib.decompress(stream), np.uint8)  # raises where the checksum is wrong
+    for rows, row in rasters:
+        _must(bool((raw[: rows * row : row] <= 4).all()), "a filter that nobody knows")
+        raw = raw[rows * row :]
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
