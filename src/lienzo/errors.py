@@ -238,6 +238,8 @@ class NonFiniteError(LienzoError):
 def nearest(got: str, allowed: Iterable[str]) -> str:
     """Sentences that offer the nearest allowed names, then all of them."""
     names = sorted(allowed)
+    if not names:
+        return "There are none here."
     close = get_close_matches(got, names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}Allowed: {', '.join(names)}."

@@ -16,7 +16,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope
 
-from lienzo.errors import ConfigError, ModelNotFoundError
+from lienzo.errors import ConfigError, ModelNotFoundError, RequestError
 from lienzo.server import app
 from lienzo.server.app import Outside, check
 from lienzo.server.settings import Service
@@ -180,3 +180,22 @@ def test_no_more_are_answered_than_can_be(monkeypatch: pytest.MonkeyPatch, reads
         429,
         200,
     ]
+
+
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/sdapi/v1/png-info"])
+def test_json_that_curl_calls_a_form_is_json(served: Served, path: str) -> None:
+    body = json.dumps({"prompt": "a red circle", "size": "64x64", "steps": 2} if "images" in path else {"image": ""})
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    with served.client as client:
+        as_form, as_json = (
+            client.post(path, content=body, headers=one) for one in (headers, {"Content-Type": "application/json"})
+        )
+    assert as_form.status_code == as_json.status_code
+    assert as_form.json().keys() == as_json.json().keys()
+
+
+def test_what_can_never_be_made_is_told_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="device: got 'cuda:99'"):
+        check(Service(device="cuda:99"))
+    with pytest.raises(ModelNotFoundError):
+        check(Service(loras=(f"x={tmp_path / 'none.safetensors'}",)))

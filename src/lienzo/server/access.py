@@ -401,7 +401,7 @@ def _token(headers: Mapping[str, str], cookies: Mapping[str, str]) -> str | None
             return rest.strip()
         if scheme.lower() == "basic":
             return _password(rest.strip())
-        raise CallerError(f"Authorization: got {scheme[:20]!r}. Allowed: Bearer and Basic.")
+        raise CallerError("Authorization: got neither Bearer nor Basic. Send it as `Authorization: Bearer KEY`.")
     return headers.get("x-api-key") or cookies.get(COOKIE)
 
 

@@ -31,7 +31,8 @@ from lienzo.server.pictures import Pictures
 from lienzo.server.problems import MEDIA_TYPE, PROBLEM, kind, problem, problem_of
 from lienzo.server.routes import a1111, images, jobs, models, openai, operate, verify
 from lienzo.server.settings import Service, is_loopback
-from lienzo.weights import open_model
+from lienzo.weights import find_device, open_model
+from lienzo.weights.adapters import inspect_adapter
 
 LOG = logging.getLogger("lienzo.server")
 HEADERS = {
@@ -258,9 +259,14 @@ def check(service: Service) -> None:
 
     Raises:
         ConfigError: marks are switched off.
-        WeightsError: a model that is not there, or damaged.
+        WeightsError: a model or adapter that is not there, or damaged.
+        RequestError: a device that is not there.
     """
+    find_device(service.device)
     for source in service.sources.values():
         open_model(source)
+    for name, source in service.lora_sources.items():
+        if inspect_adapter(source) is None:
+            raise ConfigError(f"loras: got {name}={source}, which is no adapter. Name a LoRA's file or folder.")
     if Settings.read().mark == "off":
         raise ConfigError("mark: got 'off'; the service serves marked pictures alone. Set it to credentials or full.")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from anyio import to_thread
 from fastapi import Depends
@@ -20,6 +20,8 @@ from lienzo.server.jobs import Job, Queue
 from lienzo.server.keepers import Keeper
 from lienzo.server.pictures import Pictures
 from lienzo.server.settings import Service
+
+FORM: Final = "application/x-www-form-urlencoded"
 
 
 class Asked(Request):
@@ -114,7 +116,8 @@ def allowed(*permissions: Permission) -> Allowed:
 
 
 class Route(APIRoute):
-    """Lets in who may, before anything of the body is read: FastAPI would first read all of it."""
+    """Lets in who may, before anything of the body is read: FastAPI would first read all of it. JSON that is sent as a form, as
+    curl does unless told, is taken for JSON; no route takes such forms."""
 
     def get_route_handler(self) -> Callable[[HttpRequest], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -126,6 +129,11 @@ class Route(APIRoute):
                     desk(http).gate.admit, http.headers, http.cookies, *one.permissions, address=address(http)
                 )
                 http.state.caller = await to_thread.run_sync(admit)
+            if http.headers.get("content-type", "").startswith(FORM):
+                kept = [header for header in http.scope["headers"] if header[0] != b"content-type"]
+                http = HttpRequest(
+                    {**http.scope, "headers": [*kept, (b"content-type", b"application/json")]}, http.receive
+                )
             return await handle(http)
 
         return admitted

@@ -38,7 +38,15 @@ def run(service: Service, tell: Callable[[str], None]) -> None:
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=30,
         limit_concurrency=1000, proxy_headers=service.proxy is not None, forwarded_allow_ips=service.proxy, timeout_keep_alive=15, h11_max_incomplete_event_size=65536,
     )  # fmt: skip
-    _Server(config, app.state.desk.keeper.stop).run(sockets=[listening])
+
+    def stop() -> None:
+        if not app.state.desk.keeper.stopping.is_set():
+            tell(
+                "Draining: what was begun is finished, what waits is kept for the next start. Once more ends it at once."
+            )
+        app.state.desk.keeper.stop()
+
+    _Server(config, stop).run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):

@@ -126,7 +126,7 @@ def load(
     Warns:
         UserWarning: a guess had to be made that can make the pictures wrong.
     """
-    place, kind = _device(device), _dtype(dtype)
+    place, kind = find_device(device), _dtype(dtype)
     keep_freed_memory()
     opened = _opened(model, options)
     return opened.build(dtype=kind, device=place)
@@ -292,7 +292,11 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return names[dtype]
 
 
-def _device(device: str | torch.device) -> torch.device:
+def find_device(device: str | torch.device) -> torch.device:
+    """
+    Raises:
+        RequestError: this machine has no such device.
+    """
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
