@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST: Final = 24_000_000
-"""Bytes of a stream that are followed: twelve seconds or so."""
+"""Bytes of a stream that are followed: fourteen seconds or so."""
 _MOST_BLOCKS: Final = 10_000
-"""Blocks with Huffman codes, of which small ones take the longest for their bytes: twelve seconds or so. Encoders make far fewer."""
-_PIECE: Final = 4096
-"""Bytes of a block that are looked at together. Most blocks have some ten thousand."""
+"""Blocks with Huffman codes, of which small ones take the longest for their bytes: sixteen seconds or so. Encoders make far fewer."""
+_PIECE, _FIRST_PIECE = 4096, 512
+"""Bytes of a block that are looked at together, at most and at first, as it could be a small one. Most have some ten thousand."""
 _AHEAD: Final = 16
 """Bytes behind a piece that its last symbols reach into."""
 
@@ -191,13 +191,13 @@ class _Reader:
         Args:
             before: bytes that all earlier blocks unpack to.
         """
-        size, reach, end = 0, 0, 8 * len(self._stream)
+        size, reach, end, length = 0, 0, 8 * len(self._stream), _FIRST_PIECE
         while True:
             start = self.at // 8
-            piece = np.frombuffer(self._padded, np.uint8, _PIECE + _AHEAD, start)
+            piece = np.frombuffer(self._padded, np.uint8, length + _AHEAD, start)
             bits = np.unpackbits(piece, bitorder="little")
             ahead = _windows(bits)
-            places, then = _follow(ahead, codes, self.at - 8 * start)
+            places, then = _follow(ahead[: 8 * length], ahead, codes, self.at - 8 * start)
             _must(then < _NOWHERE, "a symbol that means nothing")
             more, far = _unpacked(bits, ahead, places, codes, before + size)
             size, reach = size + more, max(reach, far)
@@ -205,6 +205,7 @@ class _Reader:
             _must(self.at <= end, "cut off")
             if then >= _STOP:
                 return size, reach
+            length = min(2 * length, _PIECE)
 
 
 def _windows(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -216,9 +217,10 @@ def _windows(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
     return (eight[:-7] << 7 | eight[7:] & 0x7F).astype(np.int64)
 
 
-def _follow(ahead: NDArray[np.int64], codes: _Codes, begin: int) -> tuple[NDArray[np.int64], int]:
+def _follow(
+    looked: NDArray[np.int64], ahead: NDArray[np.int64], codes: _Codes, begin: int
+) -> tuple[NDArray[np.int64], int]:
     """Where in a piece symbols begin, and the place after the last one: in the next piece, `_STOP` and more, or `_NOWHERE`."""
-    looked = ahead[: 8 * _PIECE]
     symbols, bits = codes.symbol[looked], codes.bits[looked]
     after = np.arange(len(looked)) + bits
     matches = np.flatnonzero(symbols >= _FIRST_LENGTH)
