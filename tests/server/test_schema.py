@@ -3,13 +3,15 @@
 from threading import Thread
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import MetaData, text
 
 from lienzo.errors import StoreError
+from lienzo.provenance.database import Database
 from lienzo.server.schema import HEAD, opened, tables
 
 
@@ -48,6 +50,30 @@ def test_several_may_open_it_at_once(place: str) -> None:
     for thread in threads:
         thread.join()
     assert failed == []
+
+
+def test_jobs_of_the_first_tables_are_kept(place: str) -> None:
+    database = Database(place, MetaData())
+    with database.alone() as connection:
+        config = Config()
+        config.set_main_option("script_location", "lienzo.server:migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        given = {
+            "id": "a" * 32,
+            "tenant": "ana",
+            "owner": "ana",
+            "model": "m",
+            "loras": "[]",
+            "shape": "s",
+            "state": "queued",
+        }
+        numbers = dict.fromkeys(("priority", "created", "attempt", "step", "steps"), 1)
+        names, values = ", ".join(given | numbers), ", ".join(f":{name}" for name in given | numbers)
+        connection.execute(text(f"INSERT INTO jobs ({names}) VALUES ({values})"), given | numbers)
+    database.close()
+    with opened(place).reading() as connection:
+        assert connection.execute(text("SELECT id, attempt, faults, due FROM jobs")).one() == ("a" * 32, 1, 0, None)
 
 
 def test_a_newer_database_is_left_alone(place: str) -> None:

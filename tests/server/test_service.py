@@ -16,7 +16,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope
 
-from lienzo.errors import ConfigError, ModelNotFoundError, RequestError
+from lienzo.errors import ConfigError, ModelNotFoundError
 from lienzo.server import app
 from lienzo.server.app import Outside, check
 from lienzo.server.settings import Service
@@ -195,7 +195,9 @@ def test_json_that_curl_calls_a_form_is_json(served: Served, path: str) -> None:
 
 
 def test_what_can_never_be_made_is_told_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="device: got 'cuda:99'"):
+    with pytest.raises(ConfigError, match="device: got 'cuda:99'"):
         check(Service(device="cuda:99"))
+    with pytest.raises(ConfigError, match="device: got 'gpu'"):
+        check(Service(device="gpu"))
     with pytest.raises(ModelNotFoundError):
         check(Service(loras=(f"x={tmp_path / 'none.safetensors'}",)))

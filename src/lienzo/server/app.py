@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lienzo.errors import BusyError, ConfigError, LienzoError, MissingExtraError
+from lienzo.errors import BusyError, ConfigError, LienzoError, MissingExtraError, RequestError
 from lienzo.provenance.settings import Settings
 from lienzo.server import metrics, tracing
 from lienzo.server.desk import Desk
@@ -31,7 +31,7 @@ from lienzo.server.pictures import Pictures
 from lienzo.server.problems import MEDIA_TYPE, PROBLEM, kind, problem, problem_of
 from lienzo.server.routes import a1111, images, jobs, models, openai, operate, verify
 from lienzo.server.settings import Service, is_loopback
-from lienzo.weights import find_device, open_model
+from lienzo.weights import check_device, open_model
 from lienzo.weights.adapters import inspect_adapter
 
 LOG = logging.getLogger("lienzo.server")
@@ -157,7 +157,7 @@ class TooLargeError(HTTPException):
 
 
 class Outside:
-    """Around the application: bounds what comes in and how long it takes, adds headers to what goes out, measures how long it took; answers where
+    """Around the application: bounds what comes in and how long that takes, adds headers to what goes out, measures; answers where
     the application failed. Starlette would answer outside of this, and raise again, for the server to log the error's words.
 
     Args:
@@ -208,7 +208,7 @@ class Outside:
         who = network(scope["client"][0]) if scope.get("client") else ""
         self._answering[who] += 1
         try:
-            if crowd := self._too_many(who):
+            if scope["path"] != "/healthz" and (crowd := self._too_many(who)):
                 await _answer(crowd, **{"Retry-After": "5"})(scope, counted, answered)
             elif refusal := self._refusal(scope):
                 await _answer(refusal)(scope, counted, answered)
@@ -258,11 +258,13 @@ def check(service: Service) -> None:
     """Whether there is something to serve, and whether it would be marked.
 
     Raises:
-        ConfigError: marks are switched off.
+        ConfigError: marks are switched off, a LoRA that is none, or a device that is not there.
         WeightsError: a model or adapter that is not there, or damaged.
-        RequestError: a device that is not there.
     """
-    find_device(service.device)
+    try:
+        check_device(service.device)
+    except RequestError as error:  # of config.toml, not of a request
+        raise ConfigError(str(error)) from None
     for source in service.sources.values():
         open_model(source)
     for name, source in service.lora_sources.items():

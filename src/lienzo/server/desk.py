@@ -90,7 +90,8 @@ class Desk:
 
 
 def desk(request: HttpRequest) -> Desk:
-    return request.app.state.desk  # type: ignore[no-any-return]
+    found: Desk = request.app.state.desk
+    return found
 
 
 def address(request: HttpRequest) -> str | None:
@@ -101,18 +102,15 @@ def address(request: HttpRequest) -> str | None:
 At = Annotated[Desk, Depends(desk)]
 
 
-@dataclass(frozen=True)
 class Allowed:
     """A dependency: the caller, who has one of the permissions. `Route` has seen to that."""
 
-    permissions: tuple[Permission, ...]
+    def __init__(self, *permissions: Permission) -> None:
+        self.permissions = permissions
 
     def __call__(self, request: HttpRequest) -> Caller:
-        return request.state.caller  # type: ignore[no-any-return]
-
-
-def allowed(*permissions: Permission) -> Allowed:
-    return Allowed(permissions)
+        caller: Caller = request.state.caller
+        return caller
 
 
 class Route(APIRoute):

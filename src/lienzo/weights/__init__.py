@@ -126,7 +126,7 @@ def load(
     Warns:
         UserWarning: a guess had to be made that can make the pictures wrong.
     """
-    place, kind = find_device(device), _dtype(dtype)
+    place, kind = _device(device), _dtype(dtype)
     keep_freed_memory()
     opened = _opened(model, options)
     return opened.build(dtype=kind, device=place)
@@ -292,20 +292,35 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return names[dtype]
 
 
-def find_device(device: str | torch.device) -> torch.device:
-    """
+def check_device(device: str) -> None:
+    """Whether this machine has a device, without waking it: each process that does takes some of its memory.
+
     Raises:
-        RequestError: this machine has no such device.
+        RequestError: it has not.
     """
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise _no_device(device, "there is no such kind") from None
+    known = {name.partition(":")[0] for name in _devices()} | set(_devices())
+    if place.type in ("cuda", "mps") and str(place) not in known:
+        raise _no_device(device, "it is not there")
+
+
+def _device(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise RequestError(
-            f"device: got {str(device)!r}; it cannot be used here: {reason}. This machine has: {', '.join(_devices())}."
-        ) from None
+        raise _no_device(device, reason) from None
     return place
+
+
+def _no_device(device: str | torch.device, reason: str) -> RequestError:
+    return RequestError(
+        f"device: got {str(device)!r}; it cannot be used here: {reason}. This machine has: {', '.join(_devices())}."
+    )
 
 
 def _devices() -> list[str]:

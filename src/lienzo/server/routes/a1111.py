@@ -31,7 +31,7 @@ from lienzo.provenance.infotext import SAMPLER_NAMES, SCHEDULE_NAMES, infotext
 from lienzo.provenance.parameters import read_parameters
 from lienzo.server.access import Caller
 from lienzo.server.clients import Harmless, cancel, complaints, decoded, ended, first_seed, series, submit, undone
-from lienzo.server.desk import Asked, At, Desk, Route, allowed
+from lienzo.server.desk import Allowed, Asked, At, Desk, Route
 from lienzo.server.jobs import Job
 from lienzo.server.problems import MEDIA_TYPE
 
@@ -151,10 +151,10 @@ class Info(BaseModel):
 
 
 router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111's API"], route_class=Route)
-Creator = Annotated[Caller, Depends(allowed("jobs:create"))]
-Reader = Annotated[Caller, Depends(allowed("jobs:read"))]
-Canceller = Annotated[Caller, Depends(allowed("jobs:cancel"))]
-Looker = Annotated[Caller, Depends(allowed("models:read"))]
+Creator = Annotated[Caller, Depends(Allowed("jobs:create"))]
+Reader = Annotated[Caller, Depends(Allowed("jobs:read"))]
+Canceller = Annotated[Caller, Depends(Allowed("jobs:cancel"))]
+Looker = Annotated[Caller, Depends(Allowed("models:read"))]
 
 
 @router.post("/txt2img", response_model=Made)
@@ -468,7 +468,7 @@ def scripts(caller: Looker) -> dict[str, list[str]]:
 
 
 @router.get("/memory")
-def memory(caller: Annotated[Caller, Depends(allowed("metrics:read"))]) -> dict[str, Any]:
+def memory(caller: Annotated[Caller, Depends(Allowed("metrics:read"))]) -> dict[str, Any]:
     """Of this machine, in bytes; that of GPUs is the workers' and is not known here."""
     page, total, free = (os.sysconf(f"SC_{name}") for name in ("PAGE_SIZE", "PHYS_PAGES", "AVPHYS_PAGES"))
     return {

@@ -6,11 +6,11 @@ from fastapi import APIRouter, Depends, Response
 
 from lienzo.errors import RecordError
 from lienzo.server.access import Caller
-from lienzo.server.desk import At, Desk, Route, allowed
+from lienzo.server.desk import Allowed, At, Desk, Route
 from lienzo.server.jobs import Job
 
 router = APIRouter(prefix="/v1/images", tags=["pictures"], route_class=Route)
-Reader = Annotated[Caller, Depends(allowed("images:read"))]
+Reader = Annotated[Caller, Depends(Allowed("images:read"))]
 
 
 def finished(at: Desk, caller: Caller, id: str) -> Job:

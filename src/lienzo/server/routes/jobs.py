@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse
 
 from lienzo.errors import RecordError, RequestError
-from lienzo.pipeline.request import InputImage, Request
+from lienzo.pipeline.request import InputImage
 from lienzo.server.access import Caller
-from lienzo.server.desk import Asked, At, Body, Desk, Route, allowed
+from lienzo.server.desk import Allowed, Asked, At, Body, Desk, Route
 from lienzo.server.jobs import Job, State
 from lienzo.server.watching import LOOK
 
@@ -24,9 +24,9 @@ MAX_WEIGHT: Final = 10
 EXAMPLE: Final = {"prompt": "a red circle left of a blue square", "steps": 20, "seed": 7}
 
 router = APIRouter(prefix="/v1", tags=["pictures"], route_class=Route)
-Creator = Annotated[Caller, Depends(allowed("jobs:create"))]
-Reader = Annotated[Caller, Depends(allowed("jobs:read", "queue:manage"))]
-Canceller = Annotated[Caller, Depends(allowed("jobs:cancel", "queue:manage"))]
+Creator = Annotated[Caller, Depends(Allowed("jobs:create"))]
+Reader = Annotated[Caller, Depends(Allowed("jobs:read", "queue:manage"))]
+Canceller = Annotated[Caller, Depends(Allowed("jobs:cancel", "queue:manage"))]
 
 
 class JobDocument(BaseModel):
@@ -221,6 +221,3 @@ def schemas() -> dict[str, Any]:
     """Of what is read here without FastAPI's help."""
     schema = Asked.model_json_schema(ref_template="#/components/schemas/{model}")
     return {**schema.pop("$defs", {}), "Asked": schema}
-
-
-__all__ = ["Request", "document", "parse_lora", "router", "schemas"]

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from lienzo.diffusion.grids import GRIDS
 from lienzo.diffusion.samplers import SAMPLERS
 from lienzo.server.access import Caller
-from lienzo.server.desk import At, Route, allowed
+from lienzo.server.desk import Allowed, At, Route
 
 router = APIRouter(prefix="/v1", tags=["pictures"], route_class=Route)
 
@@ -33,7 +33,7 @@ class Offer(BaseModel):
 
 
 @router.get("/models")
-def models(at: At, caller: Annotated[Caller, Depends(allowed("models:read"))]) -> Offer:
+def models(at: At, caller: Annotated[Caller, Depends(Allowed("models:read"))]) -> Offer:
     """Models, adapters, samplers and limits."""
     names = list(at.service.sources)
     return Offer(

@@ -26,7 +26,7 @@ from lienzo.pipeline.request import InputImage, Request
 from lienzo.provenance.examine import see
 from lienzo.server.access import Caller
 from lienzo.server.clients import Harmless, complaints, ended, first_seed, series, submit, undone
-from lienzo.server.desk import Asked, At, Desk, allowed
+from lienzo.server.desk import Allowed, Asked, At, Desk
 from lienzo.server.desk import Route as Admitting
 from lienzo.server.jobs import Job
 
@@ -139,7 +139,7 @@ router = APIRouter(
     route_class=Route,
     responses={"default": {"model": Errors, "description": "What is wrong, as OpenAI tells it."}},
 )
-Creator = Annotated[Caller, Depends(allowed("jobs:create"))]
+Creator = Annotated[Caller, Depends(Allowed("jobs:create"))]
 
 
 def as_error(document: Mapping[str, Any], headers: Mapping[str, str]) -> JSONResponse:

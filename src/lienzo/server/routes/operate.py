@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Response
 from lienzo.errors import LienzoError
 from lienzo.server import metrics
 from lienzo.server.access import Caller
-from lienzo.server.desk import At, Route, allowed
+from lienzo.server.desk import Allowed, At, Route
 
 router = APIRouter(tags=["operation"], route_class=Route)
 
@@ -32,7 +32,7 @@ def readyz(at: At, response: Response) -> dict[str, str]:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def measured(at: At, caller: Annotated[Caller, Depends(allowed("metrics:read"))]) -> Response:
+def measured(at: At, caller: Annotated[Caller, Depends(Allowed("metrics:read"))]) -> Response:
     """For Prometheus."""
     now = metrics.Now(at.queue, lambda: at.keeper.alive)
     return Response(metrics.text(now), media_type=metrics.CONTENT_TYPE)

@@ -12,14 +12,14 @@ from lienzo.errors import BusyError
 from lienzo.provenance.judging import judge
 from lienzo.server import metrics
 from lienzo.server.access import Caller
-from lienzo.server.desk import At, Desk, Route, allowed
+from lienzo.server.desk import Allowed, At, Desk, Route
 from lienzo.server.looking import finding
 
 PATIENCE = 30.0
 """Seconds that a picture waits for its turn to be looked at: each takes a processor and much memory."""
 
 router = APIRouter(prefix="/v1", tags=["verification"], route_class=Route)
-Anyone = Annotated[Caller, Depends(allowed("verify"))]
+Anyone = Annotated[Caller, Depends(Allowed("verify"))]
 _room, _turn = threading.Semaphore(8), threading.Semaphore(2)  # few wait, so that others' requests find a thread
 
 
